@@ -1,0 +1,276 @@
+"""Manifest files -> edits. The edge where the outside comes in: every error names file and key.
+
+A manifest is YAML:
+
+    models: tiny                 # or a folder, a hub id, a .safetensors file, or a mapping
+    defaults: {steps: 50}        # any key of an edit except id
+    edits:
+      - id: star
+        image: meadow.png        # relative to the manifest
+        mask: meadow_mask.png
+        prompt: a red star on grass
+
+An edit's keys are those of `EditSpec` and, beside them, every option of `Method`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from msbd_dist.core.spec import EditSpec, Method, ModelSpec
+from msbd_dist.errors import ManifestError, MsbdError
+
+METHOD_KEYS = tuple(f.name for f in fields(Method))
+EDIT_KEYS = tuple(f.name for f in fields(EditSpec) if f.name != "method")
+MODEL_KEYS = tuple(f.name for f in fields(ModelSpec))
+TOP_KEYS = ("models", "defaults", "edits")
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+_METHOD = TypeAdapter(Method)
+_MODELS = TypeAdapter(ModelSpec)
+_FIELDS = {
+    "id": str, "image": str, "mask": str, "prompt": str, "negative_prompt": str,
+    "seed": int, "output": str,
+}  # fmt: skip
+
+
+At = tuple[str | int, ...]  # a place in the document: ("edits", 2, "prompt")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where values came from: turns a key into ``file:line: key`` for errors."""
+
+    file: Path | None
+    lines: dict[At, int]
+
+    def error(self, at: At, got: str, remedy: str | None) -> ManifestError:
+        key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in at).lstrip(".")
+        known = (at[:n] for n in range(len(at), -1, -1) if at[:n] in self.lines)
+        line = next((f":{self.lines[place]}" for place in known), "")
+        prefix = f"{self.file}{line}: " if self.file else ""
+        colon = ": " if key else ""
+        return ManifestError(f"{prefix}{key}{colon}{got}" + (f"; {remedy}" if remedy else ""))
+
+    def check_keys(self, values: Mapping[Any, Any], allowed: tuple[str, ...], at: At = ()) -> None:
+        """Refuse a key that nobody reads; the message names the nearest right one."""
+        for key in values:
+            if key not in allowed:
+                near = difflib.get_close_matches(str(key), allowed, n=1)
+                remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(allowed)}"
+                raise self.error((*at, str(key)), "is not a known key", remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a run is to do. ``folder`` is where relative paths start."""
+
+    path: Path
+    models: ModelSpec
+    edits: tuple[EditSpec, ...]
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a YAML manifest; paths in it become absolute. ManifestError if it is wrong."""
+    document = _load(path)
+    where = Place(path, document.lines)
+    content = document.content
+    if not isinstance(content, dict):
+        raise where.error((), "is not a mapping", "write `edits:` with a list below it")
+    where.check_keys(content, TOP_KEYS, ())
+    models = _models(content.get("models", "tiny"), where)
+    defaults = content.get("defaults") or {}
+    if not isinstance(defaults, dict):
+        raise where.error(("defaults",), "is not a mapping", "write `key: value` lines below it")
+    where.check_keys(defaults, _without_id(), ("defaults",))
+    rows = content.get("edits")
+    if not isinstance(rows, list) or not rows:
+        raise where.error(("edits",), "must be a list with at least one edit", "add one")
+    edits = tuple(_edit(row, defaults, where, ("edits", i)) for i, row in enumerate(rows))
+    _check_unique(edits, where)
+    return Manifest(path=path, models=models, edits=edits)
+
+
+def make_edit(values: Mapping[str, Any], *, folder: Path, where: Place, at: At = ()) -> EditSpec:
+    """One edit from its keys and the method's; paths are made absolute from ``folder``."""
+    for key in ("id", "image", "mask", "prompt"):
+        if key not in values:
+            raise where.error(at, f"has no `{key}`", "every edit needs id, image, mask and prompt")
+    own = {k: _typed(v, k, where, at) for k, v in values.items() if k in EDIT_KEYS}
+    if not ID.fullmatch(own["id"]):
+        raise where.error(
+            (*at, "id"),
+            f"got {own['id']!r}",
+            "use letters, digits, '.', '_' and '-', starting with a letter or digit",
+        )
+    for key in ("image", "mask", "output"):
+        if own.get(key) is not None:
+            own[key] = str((folder / own[key]).resolve())
+    method = make_method({k: v for k, v in values.items() if k in METHOD_KEYS}, where, at)
+    return EditSpec(**own, method=method)
+
+
+def make_method(values: Mapping[str, Any], where: Place, at: At = ()) -> Method:
+    """The method's options, type-checked; ManifestError names the key."""
+    try:
+        return _METHOD.validate_json(json.dumps(dict(values), default=str), strict=True)
+    except ValidationError as error:
+        raise _translated(error, where, at) from None
+    except ManifestError as error:
+        key = str(error).split(":", 1)[0]
+        raise where.error((*at, key), str(error).split(":", 1)[1].strip(), None) from None
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """``["steps=20", "rerank=off"]`` -> values typed as YAML types them."""
+    where = Place(None, {})
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign:
+            raise ManifestError(f"--set {pair}: got no '=', wanted KEY=VALUE, e.g. --set steps=20")
+        settings[key.strip()] = yaml.safe_load(text)
+    where.check_keys(settings, METHOD_KEYS, ())
+    return settings
+
+
+# -- below: reading, locating, checking ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Document:
+    content: Any
+    lines: dict[At, int]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without its traps: a key twice is an error."""
+
+
+def _load(path: Path) -> _Document:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ManifestError(
+            f"{path}: {error.strerror or error}; give a readable manifest"
+        ) from None
+    except UnicodeDecodeError:
+        raise ManifestError(f"{path}: is not text; give a YAML manifest") from None
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        lines: dict[At, int] = {}
+        if node is not None:
+            _locate(node, (), lines, path)
+        return _Document(yaml.load(text, Loader=_Loader), lines)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ManifestError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ManifestError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _locate(node: yaml.Node, at: At, lines: dict[At, int], path: Path) -> None:
+    """Remember the line of every key and item; refuse a key given twice."""
+    lines.setdefault(at, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ManifestError(f"{path}:{line}: {key.value} is given twice; keep one")
+            seen.add(key.value)
+            lines[(*at, key.value)] = key.start_mark.line + 1
+            _locate(value, (*at, key.value), lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _locate(item, (*at, index), lines, path)
+
+
+def _without_id() -> tuple[str, ...]:
+    return tuple(k for k in (*EDIT_KEYS, *METHOD_KEYS) if k not in ("id", "output"))
+
+
+def _edit(row: Any, defaults: Mapping[str, Any], where: Place, at: At) -> EditSpec:
+    if not isinstance(row, dict):
+        raise where.error(at, f"is {row!r}", "an edit is a mapping with id, image, mask, prompt")
+    where.check_keys(row, (*EDIT_KEYS, *METHOD_KEYS), at)
+    assert where.file is not None
+    return make_edit({**defaults, **row}, folder=where.file.resolve().parent, where=where, at=at)
+
+
+def _typed(value: Any, key: str, where: Place, at: At) -> Any:
+    wanted = _FIELDS[key]
+    optional = key in ("seed", "output")
+    if key == "id" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if (isinstance(value, wanted) and not isinstance(value, bool)) or (optional and value is None):
+        return value
+    noun = "a whole number" if wanted is int else "text"
+    raise where.error((*at, key), f"got {value!r}", f"wanted {noun}")
+
+
+def _models(value: Any, where: Place) -> ModelSpec:
+    if isinstance(value, str):
+        value = {"family": value}
+    if not isinstance(value, dict):
+        raise where.error(("models",), f"got {value!r}", "wanted a name, a path or a mapping")
+    where.check_keys(value, MODEL_KEYS, ("models",))
+    try:
+        spec = _MODELS.validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        raise _translated(error, where, ("models",)) from None
+    return located_models(spec, where.file.resolve().parent if where.file else Path.cwd())
+
+
+def located_models(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """The same with paths that exist below ``folder`` made absolute; names stay names."""
+
+    def located(value: str | None) -> str | None:
+        if value and (folder / value).exists() and value != "tiny":
+            return str((folder / value).resolve())
+        return value
+
+    return ModelSpec(
+        family=located(spec.family) or "tiny",
+        config=located(spec.config),
+        sr=located(spec.sr),
+        clip=located(spec.clip),
+        device=spec.device,
+    )
+
+
+def _translated(error: ValidationError, where: Place, at: At) -> MsbdError:
+    first = error.errors()[0]
+    key = first["loc"][0] if first["loc"] else "?"
+    message = first["msg"].removeprefix("Input should be ").replace("Value error, ", "")
+    return where.error((*at, str(key)), f"got {first['input']!r}", f"wanted {message}")
+
+
+def _check_unique(edits: tuple[EditSpec, ...], where: Place) -> None:
+    for what in ("id", "output"):
+        seen: dict[str, int] = {}
+        for index, edit in enumerate(edits):
+            value = getattr(edit, what)
+            if value is None:
+                continue
+            key = value.casefold()  # file systems may not tell Star from star
+            if key in seen:
+                raise where.error(
+                    ("edits", index, what),
+                    f"{value!r} is used twice",
+                    f"edits[{seen[key]}] has it too; every {what} must be its own",
+                )
+            seen[key] = index

@@ -1,0 +1,166 @@
+"""What a person looks at afterwards: previews, candidates, a contact sheet, results as JSON.
+
+OUT/report.json                      one entry per edit
+OUT/contact-sheet.png                before / mask / after, one row per finished edit
+OUT/<edit>/previews/stage-<k>.png    the composed stages
+OUT/<edit>/candidates/<b>-<score>.png the first stage's samples; the chosen one is marked
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from msbd_dist.batch.record import EditRecord, EditResult, load_edit
+from msbd_dist.batch.steps import Edit
+from msbd_dist.canvas.images import Picture, from_float, save_png, to_float
+from msbd_dist.canvas.ledger import Ledger, write_atomic
+from msbd_dist.canvas.store import Canvas
+from msbd_dist.core.compose import Floats, resample, stage_view
+from msbd_dist.core.geometry import Box, Rect, Size
+from msbd_dist.core.plan import Stage
+
+log = logging.getLogger(__name__)
+
+PREVIEW = 768  # longest edge of a stage's preview
+CELL = 360  # edge of a picture on the contact sheet
+GAP, TEXT = 16, 44  # margins and caption height on the contact sheet
+PAPER, INK, PALE = (250, 250, 248), (32, 32, 32), (120, 120, 120)
+MARK = np.array([1.0, 0.0, 0.55], np.float32)[:, None, None]  # the mask's tint
+
+
+def write_report(out: Path, results: tuple[EditResult, ...]) -> Path | None:
+    """Write results and the contact sheet; returns the sheet's path, if there is one."""
+    entries, rows = [], []
+    for result in results:
+        entries.append(entry(out, result))
+        if result.error is None:
+            record = load_edit(out / result.id)
+            rows.append(row(out / result.id, record, result))
+    write_atomic(out / "report.json", json.dumps({"version": 1, "edits": entries}, indent=1))
+    if not rows:
+        return None
+    sheet = out / "contact-sheet.png"
+    _stack(rows).save(sheet)
+    return sheet
+
+
+def entry(out: Path, result: EditResult) -> dict[str, Any]:
+    """One edit of report.json."""
+    found: dict[str, Any] = {"id": result.id, "state": result.state}
+    if result.error is not None:
+        return found | {"error": str(result.error)}
+    record, ledger = load_edit(out / result.id), Ledger(out / result.id / "ledger")
+    base = ledger["0-denoise-0"]
+    return found | {
+        "output": str(result.output),
+        "seed": record.seed,
+        "plan": record.plan.digest,
+        "prompt": record.spec.prompt,
+        "scores": base["scores"],
+        "chosen": base["chosen"],
+        "changed_samples": ledger["export"]["changed_samples"],
+        "models": base["models"],
+    }
+
+
+def write_preview(edit: Edit, stage: Stage) -> None:
+    """A composed stage as a small PNG file; for the first one also the candidates."""
+    folder = edit.folder
+    for name in ("previews", "candidates"):
+        (folder / name).mkdir(exist_ok=True)
+    save_png(folder / "previews" / f"stage-{stage.index}.png", stage_preview(edit.canvas, stage))
+    if stage.kind != "base":
+        return
+    facts = edit.ledger["0-denoise-0"]
+    for sample in range(edit.record.plan.method.samples):
+        score = "" if facts["scores"] is None else f"-{facts['scores'][sample]:.2f}"
+        chosen = "-chosen" if sample == facts["chosen"] else ""
+        path = folder / "candidates" / f"{sample}{score}{chosen}.png"
+        save_png(path, edit.canvas.candidate(sample))
+
+
+def stage_preview(canvas: Canvas, stage: Stage) -> Floats:
+    """A composed stage at preview size: (3, h, w); parts that no segment meets are the input."""
+    scale = min(1.0, PREVIEW / stage.size.long_edge)
+    preview = np.zeros((3, *_scaled(Box.of(stage.size), scale).size.shape), np.float32)
+    planned = set(stage.segments)
+    for _, _, box in stage.grid.chunks():
+        touched = any(index in planned for index in stage.grid.meeting(box))
+        pixels = canvas.composed(stage, box) if touched else stage_view(canvas.source, stage, box)
+        target = _scaled(box, scale)
+        whole = Rect(0, 0, box.height, box.width)
+        ys, xs = target.slices
+        preview[:, ys, xs] = resample(pixels, whole, target.size)
+    return preview
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    def edge(value: int) -> int:
+        return round(value * scale)
+
+    y0, x0 = edge(box.y0), edge(box.x0)
+    return Box(y0, x0, max(edge(box.y1), y0 + 1), max(edge(box.x1), x0 + 1))
+
+
+def row(folder: Path, record: EditRecord, result: EditResult) -> Image.Image:
+    """One edit on the contact sheet: before, mask, after, all of the same part of the picture."""
+    plan = record.plan
+    canvas = Canvas(folder / "canvas.zarr", plan)
+    box = _around(plan.bbox, plan.image)
+    assert result.output is not None
+    before = _read(Picture.open(record.spec.image), box)
+    after = _read(Picture.open(result.output), box)
+    masked = np.zeros((box.height, box.width), bool)
+    inner = plan.bbox.relative_to(box)
+    masked[inner.slices] = canvas.mask(plan.bbox)
+    tinted = np.where(masked, 0.35 * before + 0.65 * MARK, before)
+    image = Image.new("RGB", (3 * CELL + 4 * GAP, CELL + TEXT + GAP), PAPER)
+    for column, picture in enumerate((before, tinted, after)):
+        cell = _fitted(picture)
+        x = GAP + column * (CELL + GAP) + (CELL - cell.width) // 2
+        image.paste(cell, (x, TEXT + (CELL - cell.height) // 2))
+    draw = ImageDraw.Draw(image)
+    title = record.spec.prompt or "(empty prompt: remove)"
+    draw.text((GAP, 6), f"{result.id}: {title}"[:110], INK, ImageFont.load_default(20))
+    megapixels = f"{plan.image.width} x {plan.image.height}, seed {record.seed}"
+    draw.text((GAP, 28), megapixels, PALE, ImageFont.load_default(13))
+    return image
+
+
+def _around(bbox: Box, image: Size) -> Box:
+    """The mask's box with some surroundings, inside the image."""
+    box = bbox.grown(max(bbox.height, bbox.width) // 3 + 8).intersection(Box.of(image))
+    assert box is not None
+    return box
+
+
+def _read(picture: Picture, box: Box) -> Floats:
+    return to_float(picture.read(box))
+
+
+def _fitted(picture: Floats) -> Image.Image:
+    height, width = picture.shape[-2:]
+    scale = CELL / max(height, width)
+    size = Size(max(1, round(height * scale)), max(1, round(width * scale)))
+    small = resample(picture, Rect(0, 0, height, width), size, "bicubic")
+    return Image.fromarray(_bytes(small))
+
+
+def _bytes(picture: Floats) -> npt.NDArray[Any]:
+    return from_float(picture, np.dtype(np.uint8)).transpose(1, 2, 0)
+
+
+def _stack(rows: list[Image.Image]) -> Image.Image:
+    sheet = Image.new("RGB", (rows[0].width, sum(r.height for r in rows) + GAP), PAPER)
+    y = GAP // 2
+    for image in rows:
+        sheet.paste(image, (0, y))
+        y += image.height
+    return sheet

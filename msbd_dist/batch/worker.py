@@ -1,0 +1,314 @@
+"""A worker: the models, and one short method for each kind of task.
+
+Tasks name an edit, a stage and slots; everything else is read from the run directory, and every
+result is written there, each slot by the one task that owns it. The same task always writes the
+same bytes: threads per worker, batches and noise do not depend on who runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from msbd_dist.batch.record import EditRecord, WorkerSpec, load_edit, peak_memory_mb, tuned_path
+from msbd_dist.canvas.masks import scale_mask
+from msbd_dist.canvas.store import Canvas
+from msbd_dist.core.compose import (
+    Bools,
+    Floats,
+    between,
+    composed,
+    latent_mask,
+    lowpass,
+    read_reflected,
+    resample,
+    stage_view,
+)
+from msbd_dist.core.decoder import FitSegment, Params, fit_decoder
+from msbd_dist.core.geometry import Box, Rect, Size
+from msbd_dist.core.noise import Draw, NoiseField
+from msbd_dist.core.plan import SR_HALO, Plan, Stage, Task
+from msbd_dist.core.sampling import Noise, blended_diffusion, schedule
+from msbd_dist.core.tiling import Grid
+from msbd_dist.errors import NonFiniteError
+from msbd_dist.models.bundle import Models, load
+from msbd_dist.models.card import resolve
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One stage of one edit, opened for work."""
+
+    record: EditRecord
+    stage: Stage
+    canvas: Canvas
+    folder: Path
+
+    @property
+    def plan(self) -> Plan:
+        return self.record.plan
+
+    def mask(self, window: Box) -> Bools:
+        """The mask in a window of the stage: True where any pixel under it is (h, w)."""
+        return stage_mask(self.canvas, self.stage, window)
+
+    def source(self, window: Box) -> Floats:
+        """x_in in a window of the stage: (3, h, w) in [0, 1]."""
+        return stage_view(self.canvas.source, self.stage, window)
+
+    @property
+    def tuned_path(self) -> Path:
+        return tuned_path(self.folder, self.stage)
+
+
+class TaskWorker:
+    """Runs tasks of any edit of one run; loads each model when it first needs it."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        torch.set_num_threads(spec.threads)
+        self._run = spec.run
+        self._models: Models = load(resolve(spec.models), device=spec.models.device)
+        self._records: dict[Path, EditRecord] = {}
+        self._tuned: dict[Path, Params] = {}
+        self._kinds: dict[str, Callable[[Scene, tuple[int, ...]], Facts]] = {
+            "denoise": self._denoise,
+            "fit": self._fit,
+            "decode": self._decode,
+        }
+
+    def run(self, task: Task) -> Facts:
+        """Run a task and store its results; returns facts for the ledger."""
+        folder = self._run / task.edit
+        if folder not in self._records:
+            self._records = {folder: load_edit(folder)}  # tasks of one edit come in runs
+        record = self._records[folder]
+        canvas = Canvas(folder / "canvas.zarr", record.plan)
+        scene = Scene(record, record.plan.stages[task.stage], canvas, folder)
+        facts = self._kinds[task.kind](scene, task.slots)
+        facts["peak_mb"] = peak_memory_mb()
+        facts["models"] = self._models.describe()
+        return facts
+
+    # -- tasks -------------------------------------------------------------------------------------
+
+    def _denoise(self, scene: Scene, slots: tuple[int, ...]) -> Facts:
+        if scene.stage.kind == "base":
+            return self._denoise_base(scene)
+        return self._denoise_segments(scene, slots)
+
+    def _denoise_base(self, scene: Scene) -> Facts:
+        """Stage 1 (section 3 of the method): B samples, scored, the best one kept."""
+        method = scene.plan.method
+        window = scene.stage.window(0)
+        z0 = self._encode(scene.source(window)[None]).expand(method.samples, -1, -1, -1)
+        boxes = [self._latent_box(scene, window)] * method.samples
+        z = self._diffuse(scene, z0, scene.mask(window)[None], boxes, samples=True)
+        pixels = torch.cat([self._models.latent.decode(one[None]) for one in z])
+        pictures = pixels.clamp(0, 1).cpu()
+        for sample, picture in enumerate(pictures):
+            scene.canvas.write_candidate(sample, picture.numpy())
+        scores = self._scores(scene, pictures)
+        chosen = int(np.argmax(scores)) if scores else 0
+        scene.canvas.write_latent(scene.stage, 0, z[chosen].cpu().numpy())
+        scene.canvas.write_segment(scene.stage, 0, pictures[chosen].numpy())
+        return {"scores": scores, "chosen": chosen}
+
+    def _scores(self, scene: Scene, pictures: torch.Tensor) -> list[float] | None:
+        """CLIP scores; None where there is nothing to choose or no words to choose by."""
+        method, prompt = scene.plan.method, scene.record.spec.prompt
+        if not method.rerank or method.samples == 1 or not prompt.strip():
+            return None
+        return [round(s, 4) for s in self._models.scorer(pictures, prompt)]
+
+    def _denoise_segments(self, scene: Scene, slots: Sequence[int]) -> Facts:
+        """Later stages (sections 4 and 5): super-resolution, part-way noise, blended diffusion."""
+        stage = scene.stage
+        windows = [stage.window(slot) for slot in slots]
+        masks = np.stack([scene.mask(window) for window in windows])
+        start = np.stack(
+            [
+                composed(mask, self._enlarged(scene, window), self._background(scene, window))
+                for mask, window in zip(masks, windows, strict=True)
+            ]
+        )
+        if not scene.plan.diffuses(stage):
+            for slot, picture in zip(slots, start, strict=True):
+                scene.canvas.write_segment(stage, slot, picture)
+            return {}
+        boxes = [self._latent_box(scene, window) for window in windows]
+        z = self._diffuse(scene, self._encode(start), masks, boxes)
+        for slot, latent in zip(slots, z, strict=True):
+            scene.canvas.write_latent(stage, slot, latent.cpu().numpy())
+        if not scene.plan.method.decoder_optimization:
+            self._decode(scene, tuple(slots))
+        return {}
+
+    def _fit(self, scene: Scene, slots: tuple[int, ...]) -> Facts:
+        """Decoder optimization (section 6) over all planned segments of the stage."""
+        method, latent = scene.plan.method, self._models.latent
+        segments = [self._fit_segment(scene, slot) for slot in slots]
+        params, losses = fit_decoder(
+            latent.decode,
+            latent.decoder_weights(),
+            segments,
+            steps=method.decoder_steps,
+            lr=method.decoder_lr,
+            lam=method.decoder_lambda,
+            minibatch=2 if method.decoder_batch == "minibatch" else None,
+        )
+        if not all(np.isfinite(losses)):
+            raise NonFiniteError(
+                f"edit {scene.record.spec.id}: the decoder's loss became NaN in stage "
+                f"{scene.stage.index}; try a smaller decoder_lr than {method.decoder_lr:g}"
+            )
+        partial = scene.tuned_path.with_suffix(".partial")
+        save_file({k: v.cpu().contiguous() for k, v in params.items()}, partial)
+        partial.replace(scene.tuned_path)
+        return {"losses": [float(f"{loss:.6g}") for loss in losses]}
+
+    def _fit_segment(self, scene: Scene, slot: int) -> FitSegment:
+        device, window = self._models.device, scene.stage.window(slot)
+        z = torch.from_numpy(scene.canvas.latent(scene.stage, slot))[None].to(device)
+        weights = scene.stage.grid.weights(scene.stage.segments[slot])
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array))[None].to(device)
+
+        return FitSegment(
+            z=z,
+            target=self._models.latent.decode(z).clone(),
+            source=tensor(scene.source(window)),
+            mask=tensor(scene.mask(window)[None]),
+            weight=tensor(weights[None].copy()),
+        )
+
+    def _decode(self, scene: Scene, slots: tuple[int, ...]) -> Facts:
+        """Latent slots -> pixel slots, with the tuned weights where the stage was fitted."""
+        device, latent = self._models.device, self._models.latent
+        params = None
+        if scene.plan.method.decoder_optimization:
+            params = self._tuned_weights(scene)
+        for slot in slots:
+            z = torch.from_numpy(scene.canvas.latent(scene.stage, slot))[None].to(device)
+            with torch.no_grad():
+                pixels = latent.decode(z, params)[0].clamp(0, 1).cpu().numpy()
+            _require_finite(pixels, scene, "decoder")
+            scene.canvas.write_segment(scene.stage, slot, pixels)
+        return {}
+
+    def _tuned_weights(self, scene: Scene) -> Params:
+        """The stage's tuned decoder; the last one used is kept."""
+        if scene.tuned_path not in self._tuned:
+            stored = load_file(scene.tuned_path)
+            self._tuned = {
+                scene.tuned_path: {k: v.to(self._models.device) for k, v in stored.items()}
+            }
+        return self._tuned[scene.tuned_path]
+
+    # -- parts of tasks ----------------------------------------------------------------------------
+
+    def _encode(self, pictures: Floats) -> torch.Tensor:
+        """E(x), one picture at a time, so that a latent does not depend on its batch."""
+        device = self._models.device
+        rows = [torch.from_numpy(np.ascontiguousarray(p))[None].to(device) for p in pictures]
+        return torch.cat([self._models.latent.encode(row) for row in rows])
+
+    def _diffuse(
+        self,
+        scene: Scene,
+        z0: torch.Tensor,
+        masks: np.ndarray,
+        boxes: Sequence[Box],
+        *,
+        samples: bool = False,
+    ) -> torch.Tensor:
+        """Blended diffusion of a batch; ``boxes`` are the latents' places on the stage's canvas."""
+        method, stage, latent = scene.plan.method, scene.stage, self._models.latent
+        spec = scene.record.spec
+        device = self._models.device
+        fields = [
+            NoiseField(scene.record.seed, stage.index, b if samples else 0, z0.shape[1])
+            for b in range(len(boxes))
+        ]
+        cells = np.stack([latent_mask(m, scene.plan.family.vae_factor) for m in masks])[:, None]
+        z = blended_diffusion(
+            latent.denoiser(
+                latent.text(spec.prompt, spec.negative_prompt), guidance=self._guidance(scene)
+            ),
+            z0,
+            torch.from_numpy(cells).to(device) if method.blend else None,
+            schedule(latent.alphas_cumprod, stage.steps, num_calls=stage.num_calls),
+            _noise(fields, boxes, device),
+            eta=method.eta,
+            repaint=method.repaint if stage.kind == "base" else 0,
+        )
+        _require_finite(z.cpu().numpy(), scene, "denoiser")
+        return z
+
+    def _guidance(self, scene: Scene) -> float:
+        method = scene.plan.method
+        if scene.stage.kind != "base" and method.upscale_diffusion == "unconditional":
+            return 0.0
+        return scene.plan.family.guidance if method.guidance is None else method.guidance
+
+    def _enlarged(self, scene: Scene, window: Box) -> Floats:
+        """SR(x_prev) in a window: the previous stage with a halo, enlarged, then resized down."""
+        previous = scene.plan.stages[scene.stage.index - 1]
+        factor = scene.plan.family.sr_factor
+        rect = between(window, scene.stage, previous)
+        box = rect.outer(SR_HALO)
+        small = read_reflected(
+            lambda inside: scene.canvas.composed(previous, inside), box, Box.of(previous.size)
+        )
+        tensor = torch.from_numpy(np.ascontiguousarray(small, np.float32))[None]
+        upscaler = self._models.upscaler(scene.plan.method.upscaler)
+        large = upscaler(tensor.to(self._models.device))[0].cpu().numpy()
+        rect = rect.relative_to(box)
+        zoomed = Rect(rect.y0 * factor, rect.x0 * factor, rect.y1 * factor, rect.x1 * factor)
+        return resample(large, zoomed, window.size)
+
+    def _background(self, scene: Scene, window: Box) -> Floats:
+        """LP(x_in): the input no sharper than the previous stage, or half of this one, or as is."""
+        stage, kind = scene.stage, scene.plan.method.lowpass
+        if kind == "off":
+            return scene.source(window)
+        coarse = scene.plan.stages[stage.index - 1]
+        if kind == "half":
+            half = Size(-(-stage.size.height // 2), -(-stage.size.width // 2))
+            coarse = replace(stage, grid=Grid.whole(half))
+        return lowpass(scene.canvas.source, stage, coarse, window)
+
+    def _latent_box(self, scene: Scene, window: Box) -> Box:
+        f = scene.plan.family.vae_factor
+        return Box(window.y0 // f, window.x0 // f, window.y1 // f, window.x1 // f)
+
+
+def stage_mask(canvas: Canvas, stage: Stage, window: Box) -> Bools:
+    """The mask in a window of a stage, by maximum: (h, w) bool."""
+    rect = stage.image_rect(window)
+    box = rect.outer()
+    return scale_mask(canvas.mask(box), rect.relative_to(box), window.size)
+
+
+def _noise(fields: Sequence[NoiseField], boxes: Sequence[Box], device: torch.device) -> Noise:
+    def draw(name: Draw) -> torch.Tensor:
+        parts = [field.box(name, box) for field, box in zip(fields, boxes, strict=True)]
+        return torch.stack(parts).to(device)
+
+    return draw
+
+
+def _require_finite(array: np.ndarray, scene: Scene, part: str) -> None:
+    if not np.isfinite(array).all():
+        raise NonFiniteError(
+            f"edit {scene.record.spec.id}: the {part} produced NaN or infinity in stage "
+            f"{scene.stage.index}; try another seed, a lower guidance, or device: cpu"
+        )

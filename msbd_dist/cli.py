@@ -1,0 +1,379 @@
+"""The `msbd` command. The only place that prints: results to stdout, words for people to stderr.
+
+Imports are made inside the verbs, so that `msbd plan` loads neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from msbd_dist.errors import MsbdError
+
+if TYPE_CHECKING:
+    from msbd_dist.batch.manifest import Manifest
+    from msbd_dist.batch.record import EditResult
+    from msbd_dist.batch.run import RunResult
+    from msbd_dist.core.plan import Plan, Task
+    from msbd_dist.core.spec import ModelSpec
+
+app = typer.Typer(
+    name="msbd",
+    help="Text-guided edits of very large images, in parallel, exact outside their masks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out_console = Console(soft_wrap=True)
+console = Console(stderr=True, soft_wrap=True)
+
+Models = Annotated[
+    str | None,
+    typer.Option(
+        "--models",
+        help="'tiny' (bundled), a diffusers folder, a hub id, or one .safetensors file.",
+        show_default=False,
+    ),
+]
+Sr = Annotated[
+    str | None,
+    typer.Option("--sr", help="Super-resolution checkpoint, e.g. RealESRGAN_x4plus.pth."),
+]
+Clip = Annotated[
+    str | None,
+    typer.Option("--clip", help="open_clip model, NAME:TAG, NAME:/FILE or a folder."),
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", "-w", min=1, help="Workers. Default: one per GPU, or per CPU core."),
+]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="ray, or serial: one worker in this process.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="A running Ray, e.g. auto or HOST:6379; default: start one."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any option of the method, e.g. steps=25."),
+]
+
+
+def main() -> NoReturn:
+    """Entry point: every foreseen error ends in one line and its exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        app(standalone_mode=False)
+        sys.exit(0)
+    except MsbdError as error:
+        fail(str(error), error.exit_code)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except typer.Abort:
+        fail("interrupted", 130)
+    except KeyboardInterrupt:
+        fail("interrupted; the same command continues", 130)
+    except Exception as error:  # typer's own usage errors carry their words and code
+        show = getattr(error, "format_message", None)
+        if show is None:
+            raise
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context else ""
+        fail(f"{show()}{hint}", 2)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    console.print(f"msbd: {message}", style="red", markup=False, highlight=False)
+    sys.exit(code)
+
+
+@app.command()
+def edit(
+    image: Annotated[Path, typer.Argument(help="Picture: PNG, JPEG, TIFF or WebP.")],
+    mask: Annotated[Path, typer.Argument(help="Mask: white is edited, black is kept.")],
+    prompt: Annotated[str, typer.Argument(help="What to paint; '' removes what is there.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".png, .tif or .webp.")],
+    models: Models = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed; drawn and printed if left out.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Edited region relative to the mask's box.")] = 1.3,
+    negative_prompt: Annotated[str, typer.Option(help="What to steer away from.")] = "",
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    address: Address = None,
+    sr: Sr = None,
+    clip: Clip = None,
+    device: Device = None,
+    settings: Settings = None,
+) -> None:
+    """Edit one picture.
+
+    Example: msbd edit photo.jpg mask.png "a red star on grass" -o edited.png --seed 7
+    """
+    from msbd_dist.batch.single import edit_manifest, workspace_of
+
+    manifest = edit_manifest(
+        image,
+        mask,
+        prompt,
+        output=output,
+        models=_model_spec(models, sr=sr, clip=clip, device=device),
+        seed=seed,
+        margin=margin,
+        negative_prompt=negative_prompt,
+        settings=settings or [],
+    )
+    out = workspace_of(manifest)
+    result = _run(manifest, out, workers=workers, executor=executor, address=address)
+    (only,) = result.edits
+    if only.error is not None:
+        raise only.error
+    out_console.print(str(only.output), markup=False, highlight=False)
+
+
+@app.command()
+def run(
+    manifest: Annotated[Path, typer.Argument(help="YAML manifest of edits.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Run directory; continues what is there.")
+    ],
+    models: Models = None,
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    address: Address = None,
+    sr: Sr = None,
+    clip: Clip = None,
+    device: Device = None,
+) -> None:
+    """Run all edits of a manifest; run it again to continue after an interruption.
+
+    Example: msbd run jobs/demo.yaml --out runs/demo
+    """
+    loaded = _manifest(manifest, models, sr=sr, clip=clip, device=device)
+    result = _run(loaded, out, workers=workers, executor=executor, address=address)
+    table = Table("edit", "state", "output or reason", box=None, pad_edge=False)
+    for one in result.edits:
+        table.add_row(one.id, one.state, str(one.error or one.output))
+    out_console.print(table, markup=False)
+    if result.contact_sheet is not None:
+        out_console.print(f"contact sheet: {result.contact_sheet}", markup=False, highlight=False)
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def plan(
+    manifest: Annotated[Path, typer.Argument(help="YAML manifest of edits.")],
+    models: Models = None,
+    sr: Sr = None,
+    clip: Clip = None,
+) -> None:
+    """Show what a manifest would do: stages, segments, denoiser calls, bytes. Runs nothing.
+
+    Example: msbd plan jobs/demo.yaml
+    """
+    from msbd_dist.batch.steps import plan_edit
+    from msbd_dist.models.card import resolve
+
+    loaded = _manifest(manifest, models, sr=sr, clip=clip, device=None)
+    card = resolve(loaded.models)
+    failures = 0
+    for spec in loaded.edits:
+        try:
+            found, picture, _ = plan_edit(spec, card.family)
+        except MsbdError as error:
+            failures += 1
+            console.print(f"{spec.id}: {error}", style="red", markup=False, highlight=False)
+            continue
+        out_console.print(f"\n{spec.id}  {picture.format}", style="bold", markup=False)
+        _print_plan(found)
+    raise typer.Exit(2 if failures == len(loaded.edits) else 1 if failures else 0)
+
+
+@app.command()
+def doctor(
+    models: Models = None,
+    sr: Sr = None,
+    clip: Clip = None,
+    device: Device = None,
+) -> None:
+    """Check this machine: versions, devices, models, and a small edit from start to end.
+
+    Example: msbd doctor --models /models/stable-diffusion-v1-4
+    """
+    from msbd_dist.batch.doctor import checks
+
+    ok = True
+    for check in checks(_model_spec(models, sr=sr, clip=clip, device=device)):
+        ok = ok and check.ok
+        mark = "[green]ok[/]  " if check.ok else "[red]fail[/]"
+        out_console.print(f"{mark} {check.name:<12}", end="")
+        out_console.print(check.found, markup=False, highlight=False)
+    raise typer.Exit(0 if ok else 1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    out_console.print(installed("msbd_dist"), highlight=False)
+
+
+# -- below: between the verbs and the batch package ------------------------------------------------
+
+
+def _manifest(path: Path, models: str | None, **overrides: str | None) -> Manifest:
+    from dataclasses import replace
+
+    from msbd_dist.batch.manifest import located_models, read_manifest
+
+    loaded = read_manifest(path)
+    given = {k: v for k, v in {"family": models, **overrides}.items() if v is not None}
+    if given:
+        loaded = replace(loaded, models=located_models(replace(loaded.models, **given), Path.cwd()))
+    return loaded
+
+
+def _model_spec(family: str | None, **parts: str | None) -> ModelSpec:
+    from msbd_dist.batch.manifest import located_models
+    from msbd_dist.core.spec import ModelSpec
+
+    given = {k: v for k, v in {"family": family, **parts}.items() if v is not None}
+    return located_models(ModelSpec(**given), Path.cwd())
+
+
+def _run(
+    manifest: Manifest, out: Path, *, workers: int | None, executor: str, address: str | None
+) -> RunResult:
+    from msbd_dist.batch.run import run_manifest
+    from msbd_dist.errors import InputError
+
+    if executor not in ("ray", "serial"):
+        raise InputError(f"--executor: got {executor!r}, wanted ray or serial")
+    with _progress() as progress:
+        result = run_manifest(
+            manifest,
+            out,
+            workers=workers,
+            executor="serial" if executor == "serial" else "ray",
+            address=address,
+            progress=progress,
+        )
+    if all(e.state == "kept" for e in result.edits):
+        console.print("nothing to do: every edit is finished", highlight=False)
+    memory = ", ".join(f"{who} {mb} MB" for who, mb in sorted(result.peak_mb.items()))
+    console.print(f"{result.seconds:.0f} s; peak memory: {memory}", highlight=False)
+    return result
+
+
+def _print_plan(found: Plan) -> None:
+    table = Table("stage", "size", "segments", "denoiser calls", "decoder passes", box=None)
+    for stage in found.stages:
+        table.add_row(
+            f"{stage.index} {stage.kind}",
+            str(stage.size),
+            f"{len(stage.segments)} of {len(stage.grid)}",
+            f"{found.denoiser_calls(stage):,}",
+            f"{found.decoder_passes(stage):,}",
+        )
+    out_console.print(table)
+    out_console.print(
+        f"region {found.stages[-1].region.size} px about mask {found.bbox}; "
+        f"at most {found.stored_bytes / 1e6:,.0f} MB stored; plan {found.digest}",
+        markup=False,
+        highlight=False,
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    if console.is_terminal and not os.environ.get("CI"):
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description:<24.24}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[doing]}"),
+        )
+        with Progress(*columns, console=console) as bars:
+            yield Bars(bars)
+    else:
+        yield Lines()
+
+
+class Bars:
+    """Progress on a terminal: one bar for the run and one for each edit at work."""
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._tasks: dict[str, Any] = {}
+        self._costs: dict[str, float] = {}
+
+    def begin(self, costs: dict[str, float]) -> None:
+        self._costs = costs
+        self._run = self._bars.add_task(
+            f"{len(costs)} edit{'s' * (len(costs) != 1)}",
+            total=sum(costs.values()),
+            doing="loading models",
+        )
+
+    def advance(self, edit: str, task: Task, cost: float) -> None:
+        if edit not in self._tasks:
+            self._tasks[edit] = self._bars.add_task(edit, total=self._costs[edit], doing="")
+        doing = f"stage {task.stage} {task.kind}"
+        self._bars.update(self._tasks[edit], advance=cost, doing=doing)
+        self._bars.update(self._run, advance=cost, doing="")
+
+    def finish(self, result: EditResult) -> None:
+        if result.id in self._tasks:
+            self._bars.remove_task(self._tasks.pop(result.id))
+        _say(self._bars.console, result)
+
+
+class Lines:
+    """Progress in a pipe: a plain line now and then, and one for each finished edit."""
+
+    interval_s = 10.0
+
+    def begin(self, costs: dict[str, float]) -> None:
+        self._total, self._done = sum(costs.values()), 0.0
+        self._started = self._last = time.monotonic()
+
+    def advance(self, edit: str, task: Task, cost: float) -> None:
+        self._done += cost
+        now = time.monotonic()
+        if now - self._last < self.interval_s:
+            return
+        self._last = now
+        share = self._done / self._total
+        left = (now - self._started) * (1 - share) / share
+        text = f"{share:4.0%} done, about {left:.0f} s left; {edit}: stage {task.stage} {task.kind}"
+        console.print(text, markup=False, highlight=False)
+
+    def finish(self, result: EditResult) -> None:
+        _say(console, result)
+
+
+def _say(where: Console, result: EditResult) -> None:
+    if result.error is not None:
+        text, style = f"failed {result.id}: {result.error}", "red"
+    elif result.state == "kept":
+        text, style = f"kept {result.id}: finished before, {result.output}", ""
+    else:
+        text, style = f"done {result.id} in {result.seconds:.0f} s: {result.output}", "green"
+    where.print(text, style=style, markup=False, highlight=False)

@@ -1,0 +1,321 @@
+"""(image size, mask, family, method) -> Plan: which stages at which sizes, in which segments.
+
+Pure geometry: the same plan for any number of workers, hashable and printable. Section and step
+names are those of the Multi-Stage Blended Diffusion paper. No torch, no files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from math import ceil
+from typing import Literal
+
+from msbd_dist.core.geometry import Box, Rect, Size, map_box, placed, round_up
+from msbd_dist.core.spec import Family, Method
+from msbd_dist.core.tiling import Grid, batches, planned
+
+StageKind = Literal["base", "whole", "segmented"]
+TaskKind = Literal["denoise", "fit", "decode"]
+
+SR_HALO = 16  # pixels of the previous stage that super-resolution reads around what it enlarges
+DECODER_PASS_COST = 3.0  # one decoder forward and backward pass, in guided UNet calls
+LOWPASS_HALO = 2  # pixels of the low-passed grid read around a window: bilinear's reach
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One resolution. ``region`` is in image pixels and may reach beyond the image."""
+
+    index: int
+    kind: StageKind
+    region: Box
+    grid: Grid
+    segments: tuple[int, ...]  # grid indices of the planned segments; slot s holds segments[s]
+    steps: int  # steps of the uniform schedule
+    start: float  # share of the schedule that is run: 1.0, 0.4, 0.25
+
+    @property
+    def size(self) -> Size:
+        return self.grid.content
+
+    @property
+    def num_calls(self) -> int:
+        """Steps of the schedule that are run on each segment."""
+        return started(self.steps, self.start)
+
+    def window(self, slot: int) -> Box:
+        return self.grid.window(self.segments[slot])
+
+    def image_rect(self, window: Box) -> Rect:
+        """A window of this stage in image pixels (may reach beyond the image)."""
+        pixel, one = Box(0, 0, 1, 1), Size(1, 1)
+        return map_box(
+            window, source=self.region, source_size=self.size, target=pixel, target_size=one
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work for one worker; the same task always writes the same bytes."""
+
+    edit: str
+    stage: int
+    kind: TaskKind
+    slots: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the task in its edit's ledger."""
+        return f"{self.stage}-{self.kind}-{self.slots[0]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided before a pixel is drawn."""
+
+    image: Size
+    bbox: Box
+    family: Family
+    method: Method
+    stages: tuple[Stage, ...]
+
+    def waves(self, edit: str, stage: Stage) -> Iterator[tuple[Task, ...]]:
+        """The waves of one stage, each of tasks that may run together; then it is composed."""
+        slots = tuple(range(len(stage.segments)))
+        groups = batches(len(slots), self.method.segment_batch)
+        for kind in self.kinds(stage):
+            whole = (slots,) if kind == "fit" else groups
+            yield tuple(Task(edit, stage.index, kind, group) for group in whole)
+
+    def tasks(self, edit: str) -> Iterator[Task]:
+        """All tasks of the edit in order."""
+        for stage in self.stages:
+            for wave in self.waves(edit, stage):
+                yield from wave
+
+    def kinds(self, stage: Stage) -> tuple[TaskKind, ...]:
+        """The waves of one stage; a stage without diffusion is neither fitted nor re-decoded."""
+        if self.diffuses(stage) and self.method.decoder_optimization:
+            return ("denoise", "fit", "decode")
+        return ("denoise",)
+
+    def diffuses(self, stage: Stage) -> bool:
+        return stage.kind == "base" or self.method.upscale_diffusion != "off"
+
+    @property
+    def total_cost(self) -> float:
+        return sum(self.cost(task) for task in self.tasks(""))
+
+    def denoiser_calls(self, stage: Stage) -> int:
+        """Denoised latents of one stage (guidance doubles the UNet's batch, not this count)."""
+        if stage.kind == "base":
+            return self.method.samples * self.method.steps * (self.method.repaint + 1)
+        return stage.num_calls * len(stage.segments) if self.diffuses(stage) else 0
+
+    def decoder_passes(self, stage: Stage) -> int:
+        """Decoder forward-and-backward passes of one stage's decoder optimization."""
+        if "fit" not in self.kinds(stage):
+            return 0
+        return self.method.decoder_steps * len(stage.segments)
+
+    @property
+    def source_box(self) -> Box:
+        """The image pixels that any stage reads, clipped to the image."""
+        boxes = [
+            mirrored_extent(stage.image_rect(reach(stage)).outer(), self.image)
+            for stage in self.stages
+        ]
+        return reduce(Box.union, boxes)
+
+    @property
+    def final(self) -> Stage:
+        """The stage at full resolution."""
+        return self.stages[-1]
+
+    def cost(self, task: Task) -> float:
+        """Work in a task, in denoised latent cells; for progress and estimates, not in seconds."""
+        stage = self.stages[task.stage]
+        cells = stage.grid.segment.area / self.family.vae_factor**2
+        per_slot = {
+            "denoise": self.denoiser_calls(stage) / len(stage.segments),
+            "fit": float(self.method.decoder_steps) * DECODER_PASS_COST,
+            "decode": DECODER_PASS_COST / 3,
+        }
+        return max(1.0, cells * len(task.slots) * per_slot[task.kind])
+
+    @property
+    def stored_bytes(self) -> int:
+        """An upper bound of what the canvas stores, before compression."""
+        f = self.family
+        total = self.source_box.size.area * 4
+        for stage in self.stages:
+            slots = self.method.samples if stage.kind == "base" else len(stage.segments)
+            area = stage.grid.segment.area
+            total += slots * area * (6 + 4 * f.latent_channels // f.vae_factor**2)
+            total += stage.size.area * 6
+        return total
+
+    @property
+    def digest(self) -> str:
+        """A short name of this plan: equal plans have equal digests, in any process."""
+        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def reach(stage: Stage) -> Box:
+    """The stage pixels that any of its windows reads, resampling included."""
+    return Box.of(stage.grid.canvas).grown(SR_HALO)
+
+
+def mirrored_extent(box: Box, image: Size) -> Box:
+    """The pixels inside the image that a reflected read of ``box`` touches (or a few more)."""
+
+    def axis(low: int, high: int, limit: int) -> tuple[int, int]:
+        first = min(low, 2 * limit - 1 - high) if high > limit else low
+        last = max(high, 1 - low) if low < 0 else high
+        return max(first, 0), min(last, limit)
+
+    y0, y1 = axis(box.y0, box.y1, image.height)
+    x0, x1 = axis(box.x0, box.x1, image.width)
+    return Box(y0, x0, y1, x1)
+
+
+def started(steps: int, start: float) -> int:
+    """Steps that are run when a uniform schedule is entered at ``start`` (1.0: all), at least 1."""
+    return max(1, round(steps * start))
+
+
+def make_plan(
+    image: Size,
+    bbox: Box,
+    any_mask: Callable[[Box], bool],
+    *,
+    family: Family,
+    method: Method,
+) -> Plan:
+    """Plan one edit.
+
+    ``bbox`` bounds the mask in image pixels; ``any_mask`` tells whether a box of image pixels
+    (inside the image) holds a masked one.
+    """
+    region = edit_region(image, bbox, family=family, margin=method.margin)
+    edges = stage_edges(region.size.long_edge, family=family)
+    stages = []
+    for index, edge in enumerate(edges):
+        if index == 0:
+            stages.append(_base_stage(image, region, family=family, method=method))
+        else:
+            stages.append(
+                _later_stage(index, edge, image, region, any_mask, family=family, method=method)
+            )
+    return Plan(image, bbox, family, method, tuple(stages))
+
+
+def edit_region(image: Size, bbox: Box, *, family: Family, margin: float) -> Box:
+    """The box about the mask that is edited, in image pixels.
+
+    The mask's box grown by ``margin`` per axis, at least the native size, moved inside the image.
+    Where the image is smaller than what the model needs, the box reaches beyond it. A region larger
+    than the middle stage gets the aspect of that stage where the image has room, so that no stage
+    squeezes the picture.
+    """
+
+    def side(length: int, limit: int) -> int:
+        wanted = max(ceil(length * margin), family.native)
+        return max(min(wanted, limit), length, family.native)
+
+    height, width = side(bbox.height, image.height), side(bbox.width, image.width)
+    long_edge = max(height, width)
+    if long_edge <= family.segment:
+        size = Size(round_up(height, family.unet_multiple), round_up(width, family.unet_multiple))
+    else:
+        size = Size(
+            _with_room(height, long_edge, image.height, family),
+            _with_room(width, long_edge, image.width, family),
+        )
+    center2 = (bbox.y0 + bbox.y1, bbox.x0 + bbox.x1)
+    return placed(center2, size, image)
+
+
+def _with_room(side: int, long_edge: int, limit: int, family: Family) -> int:
+    """A side of a large region: grown to a whole number of UNet multiples at the middle stage."""
+    scale = family.segment / long_edge
+    wanted = round(round_up(side * scale, family.unet_multiple) / scale)
+    return round_up(max(side, min(wanted, limit)), family.vae_factor)
+
+
+def stage_edges(long_edge: int, *, family: Family) -> tuple[int, ...]:
+    """The longer edge of each stage in pixels, ending at full resolution.
+
+    Native size, 1.5x native, then at most the super-resolution model's factor per stage. No stage
+    appears twice.
+    """
+    edges = [family.native]
+    if long_edge > family.segment:
+        edges.append(family.segment)
+        while long_edge > edges[-1] * family.sr_factor:
+            edges.append(edges[-1] * family.sr_factor)
+    if long_edge > edges[-1]:
+        edges.append(long_edge)
+    return tuple(edges)
+
+
+def _base_stage(image: Size, region: Box, *, family: Family, method: Method) -> Stage:
+    """Stage 1: the square about the region at the native size (Fig. 1a)."""
+    side = region.size.long_edge
+    center2 = (region.y0 + region.y1, region.x0 + region.x1)
+    square = placed(center2, Size(side, side), image)
+    if not square.contains(region):  # the region reaches beyond the image: so must the square
+        square = _square_around(region)
+    grid = Grid.whole(Size(family.native, family.native))
+    return Stage(0, "base", square, grid, (0,), method.steps, 1.0)
+
+
+def _square_around(region: Box) -> Box:
+    side = region.size.long_edge
+    y0 = region.y0 - (side - region.height) // 2
+    x0 = region.x0 - (side - region.width) // 2
+    return Box(y0, x0, y0 + side, x0 + side)
+
+
+def _later_stage(
+    index: int,
+    edge: int,
+    image: Size,
+    region: Box,
+    any_mask: Callable[[Box], bool],
+    *,
+    family: Family,
+    method: Method,
+) -> Stage:
+    """A stage after the first (Fig. 1b), in segments where it is larger than one (Fig. 1c)."""
+    size = _stage_size(region.size, edge, family=family)
+    if size.long_edge <= family.segment:
+        grid = Grid.whole(size)
+        steps, start = method.upscale_steps, method.middle_start
+        return Stage(index, "whole", region, grid, (0,), steps, start)
+    grid = Grid(size, Size(family.segment, family.segment), family.overlap)
+    stage = Stage(index, "segmented", region, grid, (), method.upscale_steps, method.segment_start)
+
+    def meets_mask(window: Box) -> bool:
+        box = stage.image_rect(window).outer().intersection(Box.of(image))
+        return box is not None and any_mask(box)
+
+    return replace(stage, segments=planned(grid, meets_mask))
+
+
+def _stage_size(region: Size, edge: int, *, family: Family) -> Size:
+    """The region at a stage whose longer edge is ``edge``."""
+    long_edge = region.long_edge
+    if edge == long_edge:
+        return region
+    multiple = family.unet_multiple if edge <= family.segment else family.vae_factor
+
+    def side(length: int) -> int:
+        return edge if length == long_edge else round_up(length * edge / long_edge, multiple)
+
+    return Size(side(region.height), side(region.width))

@@ -1,0 +1,132 @@
+"""What a user may choose and what a model family dictates: frozen values, checked when made.
+
+`Family` holds the numbers that geometry needs of a model; `ModelSpec` says where the models are;
+`Method` holds every option of the method; `EditSpec` is one edit. Errors are `ManifestError`s that
+name the key, what was given and what is wanted. No torch, no files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Literal
+
+from msbd_dist.errors import ManifestError, ModelError
+
+Upscaler = Literal["realesrgan", "realesrganer", "bilinear", "bicubic"]
+UpscaleDiffusion = Literal["off", "unconditional", "conditional"]
+Lowpass = Literal["matching", "half", "off"]
+DecoderBatch = Literal["full", "minibatch"]
+Compose = Literal["sum", "over"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The geometry of a model family, in pixels unless a name says otherwise."""
+
+    native: int
+    segment: int
+    overlap: int
+    unet_multiple: int = 64  # image sides the UNet accepts: VAE factor x its own downsampling
+    vae_factor: int = 8  # pixels per latent cell and axis
+    latent_channels: int = 4
+    sr_factor: int = 4  # enlargement of the super-resolution model
+    guidance: float = 7.5  # recommended guidance scale
+    max_tokens: int = 77
+
+    def __post_init__(self) -> None:
+        if min(self.native, self.segment, self.unet_multiple, self.vae_factor) < 1:
+            raise ModelError(f"model sizes must be positive, got {self}")
+        for name in ("native", "segment"):
+            if getattr(self, name) % self.unet_multiple:
+                raise ModelError(
+                    f"{name} size {getattr(self, name)} is not a multiple of "
+                    f"{self.unet_multiple}, which this UNet needs"
+                )
+        if self.overlap % self.vae_factor or not 0 <= self.overlap <= self.segment // 2:
+            raise ModelError(
+                f"overlap {self.overlap} must be a multiple of {self.vae_factor} "
+                f"and at most half of the segment size {self.segment}"
+            )
+
+    @property
+    def stride(self) -> int:
+        return self.segment - self.overlap
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Where the parts come from. None: what the family's own `msbd.json` names, or the default."""
+
+    family: str = "tiny"  # "tiny", a diffusers folder, a hub id, or one .safetensors file
+    config: str | None = None  # diffusers folder with the configuration of a single file
+    sr: str | None = None  # Real-ESRGAN checkpoint, or any that spandrel loads
+    clip: str | None = None  # open_clip "NAME:TAG", "NAME:/file", or a folder
+    device: str = "auto"  # auto | cpu | cuda
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Options of the method. The defaults are the paper's."""
+
+    margin: float = 1.3  # edit region = bounding box of the mask times this, per axis
+    samples: int = 5  # B: candidates of the first stage
+    rerank: bool = True  # choose the candidate by CLIP (else the first)
+    steps: int = 50  # T: DDIM steps of the first stage
+    repaint: int = 5  # R: extra passes per step of the first stage
+    eta: float = 1.0  # DDIM's eta: 0 deterministic, 1 ancestral
+    guidance: float | None = None  # classifier-free guidance scale; None: the family's own
+    upscale_steps: int = 100  # steps of the schedule that later stages enter part-way
+    middle_start: float = 0.4  # where unsegmented later stages enter it (SDEdit strength)
+    segment_start: float = 0.25  # where segmented stages enter it
+    upscaler: Upscaler = "realesrgan"
+    upscale_diffusion: UpscaleDiffusion = "conditional"
+    blend: bool = True  # hold the background during diffusion
+    lowpass: Lowpass = "matching"  # background of later stages: as sharp as the edit, or not
+    decoder_optimization: bool = True
+    decoder_steps: int = 100
+    decoder_lr: float = 1e-4
+    decoder_lambda: float = 100.0
+    decoder_batch: DecoderBatch = "full"
+    compose: Compose = "sum"
+    feather: int = 0  # pixels inside the mask over which the edit fades in
+    segment_batch: int = 2  # segments per model call; part of the plan, so bytes depend on it
+
+    def __post_init__(self) -> None:
+        _between(self, "margin", 1.0, 8.0)
+        _between(self, "samples", 1, 64)
+        _between(self, "steps", 1, 1000)
+        _between(self, "repaint", 0, 100)
+        _between(self, "eta", 0.0, 1.0)
+        _between(self, "upscale_steps", 1, 1000)
+        _between(self, "middle_start", 0.0, 1.0, open_low=True)
+        _between(self, "segment_start", 0.0, 1.0, open_low=True)
+        _between(self, "decoder_steps", 1, 100_000)
+        _between(self, "decoder_lr", 0.0, 1.0, open_low=True)
+        _between(self, "decoder_lambda", 0.0, 1e9)
+        _between(self, "feather", 0, 4096)
+        _between(self, "segment_batch", 1, 256)
+        if self.guidance is not None:
+            _between(self, "guidance", 0.0, 100.0)
+
+
+def _between(spec: object, key: str, low: float, high: float, *, open_low: bool = False) -> None:
+    value = getattr(spec, key)
+    ok = isfinite(value) and (low < value if open_low else low <= value) and value <= high
+    if not ok:
+        least = f"above {low:g}" if open_low else f"at least {low:g}"
+        raise ManifestError(f"{key}: got {value!r}, wanted {least} and at most {high:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditSpec:
+    """One edit: paths as given, resolved by the manifest's reader."""
+
+    id: str
+    image: str
+    mask: str
+    prompt: str
+    negative_prompt: str = ""
+    seed: int | None = None  # None: drawn once, recorded in the run
+    output: str | None = None  # None: <run>/<id>/output.png
+    method: Method = field(default_factory=Method)

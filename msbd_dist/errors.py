@@ -1,0 +1,68 @@
+"""Every error a user can meet. One line each: what was got, what was wanted, what to do.
+
+    MsbdError
+    ├── InputError           the user's input is wrong; exit code 2
+    │   ├── ManifestError    a manifest: unknown key, duplicate id, wrong type
+    │   ├── ImageError       a picture: missing, unreadable, a format that can't be kept exact
+    │   ├── MaskError        a mask: empty, of another aspect
+    │   ├── PromptError      a prompt that the text encoder can't hold
+    │   └── ModelError       a model folder or checkpoint: missing, incomplete, of the wrong kind
+    ├── RunError             a run directory that belongs to something else or can't be written
+    ├── NonFiniteError       the model produced NaN or infinity
+    ├── WorkerError          a worker died more often than the retry policy allows
+    └── ClusterError         no Ray there, or too small; exit code 3
+
+Each class takes one message, so that each crosses process borders by pickle unchanged.
+"""
+
+from __future__ import annotations
+
+
+class MsbdError(Exception):
+    """Base of all errors that are shown to the user as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(MsbdError):
+    """The input is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class ManifestError(InputError):
+    """A manifest can't be used: file, key and remedy are in the message."""
+
+
+class ImageError(InputError):
+    """A picture is missing, unreadable or of a kind that can't be kept exact."""
+
+
+class MaskError(InputError):
+    """A mask is empty or does not fit its image."""
+
+
+class PromptError(InputError):
+    """A prompt is longer than the text encoder's context."""
+
+
+class ModelError(InputError):
+    """A model folder, hub id or checkpoint can't be loaded."""
+
+
+class RunError(InputError):
+    """A run directory is not writable or holds another run."""
+
+
+class NonFiniteError(MsbdError):
+    """The model produced NaN or infinity."""
+
+
+class WorkerError(MsbdError):
+    """A worker was lost more often than the retry policy allows."""
+
+
+class ClusterError(MsbdError):
+    """Ray can't be reached or has fewer resources than were asked for."""
+
+    exit_code = 3

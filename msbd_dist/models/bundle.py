@@ -1,0 +1,98 @@
+"""A card's models on a device. Device and dtype are decided here and nowhere else."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from msbd_dist.core.spec import Upscaler as UpscalerKind
+from msbd_dist.errors import ModelError
+from msbd_dist.models.card import Card
+from msbd_dist.models.sources import nearest
+
+if TYPE_CHECKING:
+    from msbd_dist.models.latent import LatentModel
+    from msbd_dist.models.rerank import Scorer
+    from msbd_dist.models.upscale import Upscaler
+
+
+class Choice(NamedTuple):
+    """A device, the dtype of UNet and text encoder there, and why."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+
+def choose_device(name: str = "auto") -> Choice:
+    """The device for "auto", "cpu" or "cuda"; `ModelError` where "cuda" is asked and absent."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ModelError(f"device: got {name!r}: {nearest(name, ('auto', 'cpu', 'cuda'))}")
+    present = torch.cuda.is_available()
+    if name == "cuda" and not present:
+        raise ModelError(
+            "device: cuda was asked for and torch sees no CUDA device: check nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES, or set device: cpu"
+        )
+    if name == "cpu" or not present:
+        reason = "asked for" if name == "cpu" else "no CUDA device"
+        return Choice(torch.device("cpu"), torch.float32, reason)
+    half = (
+        torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    )
+    return Choice(torch.device("cuda"), half, torch.cuda.get_device_name())
+
+
+def load(card: Card, *, device: str = "auto") -> Models:
+    """The models of a card. Only the device is decided now; weights are read on first use."""
+    return Models(card, choose_device(device))
+
+
+class Models:
+    """The models of one card on one device, each part read when first used and then kept."""
+
+    def __init__(self, card: Card, choice: Choice) -> None:
+        self.card = card
+        self.device, self.dtype, self.reason = choice
+        self._upscalers: dict[UpscalerKind, Upscaler] = {}
+
+    @cached_property
+    def latent(self) -> LatentModel:
+        """UNet, VAE and text encoder."""
+        from msbd_dist.models.latent import LatentModel
+        from msbd_dist.models.parts import Parts
+
+        return LatentModel(Parts(self.card, device=self.device, dtype=self.dtype))
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """CLIP, in float32."""
+        from msbd_dist.models.rerank import load_scorer
+
+        return load_scorer(self.card.clip, device=self.device)
+
+    def upscaler(self, kind: UpscalerKind) -> Upscaler:
+        """The upscaler of this kind, by the family's factor."""
+        from msbd_dist.models.upscale import load_upscaler
+
+        if kind not in self._upscalers:
+            self._upscalers[kind] = load_upscaler(
+                kind,
+                self.card.checkpoint(kind),
+                factor=self.card.family.sr_factor,
+                device=self.device,
+                dtype=self.dtype,
+            )
+        return self._upscalers[kind]
+
+    def describe(self) -> str:
+        """What runs where, in one line."""
+        sr = Path(self.card.sr).name if self.card.sr else "none"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self.card.name} on {self.device} ({self.reason}), {dtype}, VAE float32, "
+            f"native {self.card.family.native} px, upscaler {sr}, CLIP {self.card.clip}"
+        )

@@ -1,0 +1,329 @@
+"""A model's card: what it is called, where its parts lie, and the numbers that geometry needs.
+
+`resolve` reads small JSON files only, so that planning loads no torch. A model is a diffusers
+folder of the Stable Diffusion 1.x / 2.x shape, a hub id of one, or one ``.safetensors`` file.
+Beside model_index.json an optional ``msbd.json`` may say what the configuration can't:
+
+    native, segment, overlap    pixels (default: UNet sample size, 1.5x that, a quarter of that)
+    guidance                    recommended scale (7.5)
+    sr, clip, sr_factor         upscaler checkpoint, scorer, enlargement (none, ViT-L-14:openai, 4)
+
+Relative paths in it are relative to the folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from msbd_dist.core.spec import Family, ModelSpec, Upscaler
+from msbd_dist.errors import ModelError
+from msbd_dist.models import single_file
+from msbd_dist.models.sources import Folder, Hub, Source, locate, nearest
+
+BUNDLED = "tiny"  # the name of the family that comes with the package
+CLIP = "ViT-L-14:openai"
+GUIDANCE = 7.5
+
+_PIPELINES = {
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+}
+_PARTS = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+_EXTRA_INPUTS = (
+    "addition_embed_type",
+    "class_embed_type",
+    "num_class_embeds",
+    "time_cond_proj_dim",
+)
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_OWN_KEYS: dict[str, tuple[type, ...]] = {
+    "native": (int,),
+    "segment": (int,),
+    "overlap": (int,),
+    "guidance": (float, int),
+    "sr": (str,),
+    "clip": (str,),
+    "sr_factor": (int,),
+}
+_SD1_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # what diffusers itself falls back to
+_SD1 = Family(native=512, segment=768, overlap=128, guidance=GUIDANCE)
+_SD1_TEXT_WIDTH = 768
+_SD2_TEXT_WIDTH = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Where the parts of one model lie on this machine, and its geometry.
+
+    Paths hold on the machine that resolved them; other machines resolve the `ModelSpec` anew.
+    """
+
+    name: str  # as the user gave it
+    location: str  # diffusers folder or hub id; for a single file that of its configuration
+    file: str | None = None  # the single file with all weights
+    family: Family
+    sr: str | None = None  # checkpoint of the upscaler
+    clip: str = CLIP  # what `rerank.load_scorer` takes
+
+    def checkpoint(self, upscaler: Upscaler) -> Path | None:
+        """The file that this kind of upscaler needs, or None where it needs none.
+
+        Raises `ModelError` where it needs one and the model names none.
+        """
+        return required_checkpoint(upscaler, None if self.sr is None else Path(self.sr))
+
+
+def resolve(spec: ModelSpec) -> Card:
+    """Find the model and check that it is one that this software can run.
+
+    Raises `ModelError` that says what was found, what is wanted and what to do.
+    """
+    found = Folder(bundled_folder()) if spec.family == BUNDLED else locate(spec.family)
+    if isinstance(found, Path):
+        return _file_card(spec, found)
+    if spec.config is not None:
+        raise ModelError(
+            f"config: {spec.config} given, but {spec.family} is not a single file and has its own "
+            f"configuration: remove config"
+        )
+    own = _own_settings(found)
+    family = _family(found, own)
+    if isinstance(found, Folder):
+        found.check_weights()
+    return _card(spec, found, family, own=own)
+
+
+def bundled_folder() -> Path:
+    """The folder of the family that comes with the package."""
+    return Path(str(files("msbd_dist"))) / "tiny" / "weights"
+
+
+def required_checkpoint(upscaler: Upscaler, path: Path | None) -> Path | None:
+    """``path`` for an upscaler that loads a checkpoint (`ModelError` if None), None for others."""
+    if upscaler in ("bilinear", "bicubic"):
+        return None
+    if path is None:
+        raise ModelError(
+            f"upscaler: {upscaler} needs a checkpoint and this model names none: "
+            f"give sr: PATH/RealESRGAN_x4plus.pth, or choose upscaler: bicubic"
+        )
+    return path
+
+
+def _file_card(spec: ModelSpec, file: Path) -> Card:
+    shape = single_file.inspect(file)
+    _check_channels(str(file), shape.in_channels, shape.latent_channels)
+    if spec.config is None:
+        family = _known_family(file, shape)
+        return _card(spec, Hub(_SD1_CONFIG), family, own={}, file=str(file))
+    source = locate(spec.config)
+    if isinstance(source, Path):
+        raise ModelError(f"config: {source} is a file: give a diffusers folder or a hub id")
+    own = _own_settings(source)
+    family = _family(source, own)
+    _check_fits(file, shape, source)
+    return _card(spec, source, family, own=own, file=str(file))
+
+
+def _card(
+    spec: ModelSpec,
+    source: Source,
+    family: Family,
+    *,
+    own: dict[str, Any],
+    file: str | None = None,
+) -> Card:
+    sr = spec.sr or _own_path(source, own.get("sr"))
+    if sr is not None and not Path(sr).expanduser().is_file():
+        raise ModelError(f"sr: {sr}: no such file: give the upscaler's .pth or .safetensors file")
+    return Card(
+        name=spec.family,
+        location=str(source),
+        file=file,
+        family=family,
+        sr=None if sr is None else str(Path(sr).expanduser()),
+        clip=spec.clip or _own_clip(source, own.get("clip")) or CLIP,
+    )
+
+
+def _family(source: Source, own: dict[str, Any]) -> Family:
+    """The geometry that the configuration files dictate, as far as msbd.json does not say it."""
+    _check_pipeline(source)
+    unet = source.read("unet/config.json")
+    vae = source.read("vae/config.json")
+    text = source.read("text_encoder/config.json")
+    tokenizer = source.read("tokenizer/tokenizer_config.json")
+    latent = int(vae.get("latent_channels", 4))
+    _check_channels(str(source), int(unet.get("in_channels", 4)), latent)
+    _check_unet(source, unet, text)
+    _check_scheduler(source)
+    vae_factor = 2 ** (len(_blocks(source, "vae", vae)) - 1)
+    multiple = vae_factor * 2 ** (len(_blocks(source, "unet", unet)) - 1)
+    native = own["native"] if "native" in own else _sample_size(source, unet) * vae_factor
+    tokens = (text.get("max_position_embeddings", 77), tokenizer.get("model_max_length", 77))
+    try:
+        return Family(
+            native=native,
+            segment=own.get("segment", _rounded(1.5 * native, multiple)),
+            overlap=own.get("overlap", _rounded(native / 4, multiple)),
+            unet_multiple=multiple,
+            vae_factor=vae_factor,
+            latent_channels=latent,
+            sr_factor=own.get("sr_factor", 4),
+            guidance=own.get("guidance", GUIDANCE),
+            max_tokens=int(min(tokens)),
+        )
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}: set native, segment, overlap in msbd.json") from None
+
+
+def _known_family(file: Path, shape: single_file.Shape) -> Family:
+    """The family of a single file that comes without a configuration: SD 1.x only."""
+    if shape.text_width == _SD1_TEXT_WIDTH:
+        return _SD1
+    why = (
+        "SD 2 files come with epsilon prediction at 512 px and v_prediction at 768 px, and the "
+        "file doesn't say which"
+        if shape.text_width == _SD2_TEXT_WIDTH
+        else f"its text width {shape.text_width} is that of no known model"
+    )
+    raise ModelError(f"{file}: {why}: give config: a diffusers folder (or hub id) of its kind")
+
+
+def _check_pipeline(source: Source) -> None:
+    index = source.read("model_index.json")
+    name = index.get("_class_name")
+    if name not in _PIPELINES:
+        raise ModelError(
+            f"{source}: is a {name}, wanted a StableDiffusionPipeline: give a text-to-image model "
+            f"of the Stable Diffusion 1.x or 2.x kind"
+        )
+    for part, classes in _PARTS.items():
+        entry = index.get(part)
+        got = entry[-1] if isinstance(entry, list) and entry else None
+        if got not in classes:
+            raise ModelError(
+                f"{source}: its {part} is {got}, wanted {classes[0]}: give a text-to-image model "
+                f"of the Stable Diffusion 1.x or 2.x kind"
+            )
+
+
+def _check_channels(where: str, unet: int, latent: int) -> None:
+    if unet != latent:
+        kind = {9: "an inpainting model", 8: "an image-conditioned model"}.get(unet, "another kind")
+        raise ModelError(
+            f"{where}: its UNet takes {unet} channels and the latents have {latent}, which is "
+            f"{kind}: give the text-to-image model instead"
+        )
+
+
+def _check_unet(source: Source, unet: dict[str, Any], text: dict[str, Any]) -> None:
+    extra = [key for key in _EXTRA_INPUTS if unet.get(key) is not None]
+    if extra:
+        raise ModelError(
+            f"{source}: its UNet needs more than text and time ({extra[0]}): give a text-to-image "
+            f"model of the Stable Diffusion 1.x or 2.x kind"
+        )
+    width, wanted = text.get("hidden_size"), unet.get("cross_attention_dim")
+    if isinstance(wanted, int) and width != wanted:
+        raise ModelError(
+            f"{source}: its text encoder is {width} wide and its UNet takes {wanted}: "
+            f"these parts are of different models, restore the folder"
+        )
+
+
+def _check_scheduler(source: Source) -> None:
+    scheduler = source.read("scheduler/scheduler_config.json")
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in _PREDICTIONS or "FlowMatch" in scheduler.get("_class_name", ""):
+        raise ModelError(
+            f"{source}: its scheduler is {scheduler.get('_class_name')} with {prediction}, wanted "
+            f"prediction_type {', '.join(_PREDICTIONS)}: give a diffusion model, not a flow model"
+        )
+    if prediction == "epsilon" and scheduler.get("rescale_betas_zero_snr"):
+        raise ModelError(
+            f"{source}: epsilon prediction says nothing at zero signal: set rescale_betas_zero_snr "
+            f"to false in scheduler_config.json, or prediction_type to what the model learned"
+        )
+
+
+def _check_fits(file: Path, shape: single_file.Shape, source: Source) -> None:
+    unet = source.read("unet/config.json")
+    wanted = (_blocks(source, "unet", unet)[0], unet.get("cross_attention_dim"))
+    if (shape.width, shape.text_width) != wanted:
+        raise ModelError(
+            f"{file}: its UNet has width {shape.width} and text width {shape.text_width}, "
+            f"{source} describes {wanted[0]} and {wanted[1]}: give the config of this kind of model"
+        )
+
+
+def _blocks(source: Source, part: str, config: dict[str, Any]) -> list[int]:
+    blocks = config.get("block_out_channels")
+    if not isinstance(blocks, list) or not blocks:
+        raise ModelError(
+            f"{source}: {part}/config.json has block_out_channels {blocks!r}, wanted a list of "
+            f"widths: restore the file"
+        )
+    return blocks
+
+
+def _sample_size(source: Source, unet: dict[str, Any]) -> int:
+    size = unet.get("sample_size")
+    if isinstance(size, list) and len(set(size)) == 1:
+        size = size[0]
+    if not isinstance(size, int) or size < 1:
+        raise ModelError(
+            f"{source}: unet/config.json has sample_size {size!r}, wanted one number: "
+            f"say native (pixels) in msbd.json"
+        )
+    return size
+
+
+def _own_settings(source: Source) -> dict[str, Any]:
+    """The content of msbd.json, its keys and types checked; {} where there is none."""
+    own = source.find("msbd.json") or {}
+    for key, value in own.items():
+        where = f"{source}/msbd.json: {key}"
+        if key not in _OWN_KEYS:
+            raise ModelError(f"{where}: no such key: {nearest(key, _OWN_KEYS)}")
+        if isinstance(value, bool) or not isinstance(value, _OWN_KEYS[key]):
+            raise ModelError(f"{where}: got {value!r}, wanted {_OWN_KEYS[key][0].__name__}")
+    return own
+
+
+def _own_path(source: Source, text: str | None) -> str | None:
+    """A path of msbd.json, which is relative to the folder that holds it."""
+    if text is None:
+        return None
+    if isinstance(source, Hub) and not Path(text).is_absolute():
+        raise ModelError(
+            f"{source}: its msbd.json names the file {text}, which is not fetched from the hub: "
+            f"download the repository and give its folder"
+        )
+    return str(Path(str(source)) / Path(text).expanduser())
+
+
+def _own_clip(source: Source, text: str | None) -> str | None:
+    """The scorer of msbd.json: "NAME:TAG" as it is; a folder or "NAME:file" made absolute."""
+    if text is None:
+        return None
+    name, colon, tag = text.partition(":")
+    if not colon:
+        return _own_path(source, text)
+    if tag.lower().endswith(".safetensors"):
+        return f"{name}:{_own_path(source, tag)}"
+    return text
+
+
+def _rounded(pixels: float, multiple: int) -> int:
+    """The nearest multiple, at least one."""
+    return max(1, round(pixels / multiple)) * multiple

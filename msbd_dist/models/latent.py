@@ -1,0 +1,172 @@
+"""A latent diffusion model as plain functions of tensors.
+
+Pictures are ``(B, 3, H, W)`` float32 in [0, 1], latents ``(B, C, H/f, W/f)`` float32 with variance
+near 1 (C = 4, f = 8 in Stable Diffusion). Inputs may lie on any device; results lie on the
+model's. The model's own [-1, 1] range and its scaling factor appear in this file only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from math import sqrt
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from msbd_dist.errors import PromptError
+from msbd_dist.models.parts import Parts
+
+Denoiser = Callable[[Tensor, int], Tensor]
+"""``(z, t) -> x0``: noisy latents ``(B, C, h, w)`` float32 at training step ``t`` -> clean ones."""
+
+_CACHED_PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Text embeddings ``(1, tokens, width)`` of a prompt and of its negative prompt."""
+
+    prompt: Tensor
+    negative: Tensor
+
+
+class Decoder(nn.Module):
+    """``(B, C, h, w)`` latents -> ``(B, 3, fh, fw)`` pictures, about [0, 1] and not clamped."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        quant = getattr(vae, "post_quant_conv", None)
+        self.post_quant_conv = nn.Identity() if quant is None else quant
+        self.decoder = vae.decoder
+        self.scale = float(vae.config.scaling_factor)
+        self.shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+
+    def forward(self, z: Tensor) -> Tensor:
+        picture: Tensor = self.decoder(self.post_quant_conv(z / self.scale + self.shift))
+        return picture * 0.5 + 0.5
+
+
+class LatentModel:
+    """UNet, VAE and text encoder of one model. Calls draw no random numbers and keep no state."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self._embedding = lru_cache(maxsize=_CACHED_PROMPTS)(self._embed)
+
+    @cached_property
+    def alphas_cumprod(self) -> Tensor:
+        """Cumulative alpha of each training step, ``(1000,)`` in SD, float64 on the CPU.
+
+        As the model's scheduler configuration says, zero terminal SNR included.
+        """
+        return cast(Tensor, self.parts.scheduler.alphas_cumprod).double().cpu()
+
+    @cached_property
+    def prediction(self) -> str:
+        """What the UNet predicts: "epsilon", "v_prediction" or "sample" (the clean latent)."""
+        return str(self.parts.scheduler.config.prediction_type)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The pretrained decoder, for `torch.func.functional_call`. Never changed by this class."""
+        return Decoder(self.parts.vae)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Pictures -> latents: the mean of the posterior, scaled. Sides are multiples of f."""
+        decoder, vae = self.decoder, self.parts.vae
+        x = x.to(self.parts.device, torch.float32)
+        mean: Tensor = vae.encode(x * 2 - 1).latent_dist.mean
+        return (mean - decoder.shift) * decoder.scale
+
+    def decode(self, z: Tensor, params: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Latents -> pictures, about [0, 1] and not clamped.
+
+        ``params`` replace weights of `decoder` by name for this call alone; where they require
+        gradients, the result carries them (decoder optimization). The pretrained weights take no
+        gradient and are never written.
+        """
+        z = z.to(self.parts.device, torch.float32)
+        if params is None:
+            with torch.no_grad():
+                return cast(Tensor, self.decoder(z))
+        return cast(Tensor, functional_call(self.decoder, dict(params), (z,)))
+
+    def decoder_weights(self) -> dict[str, Tensor]:
+        """Copies of the weights that decoder optimization tunes: those of the decoder proper.
+
+        Float32 leaves that require gradients, in the module's order, named as `decode` takes them.
+        """
+        return {
+            name: weight.detach().clone().requires_grad_()
+            for name, weight in self.decoder.named_parameters()
+            if name.startswith("decoder.")
+        }
+
+    def text(self, prompt: str, negative_prompt: str = "") -> Conditioning:
+        """Embed a prompt pair; `PromptError` where one is longer than the text encoder holds."""
+        for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
+            self._check_length(name, text)
+        return Conditioning(self._embedding(prompt), self._embedding(negative_prompt))
+
+    def denoiser(self, cond: Conditioning, *, guidance: float) -> Denoiser:
+        """The function that predicts the clean latent, with classifier-free guidance.
+
+        ``raw = negative + guidance * (prompt - negative)`` in one doubled batch; guidance 1 runs
+        the prompt alone and 0 the negative prompt alone, at half the cost.
+        """
+
+        @torch.no_grad()
+        def denoise(z: Tensor, t: int) -> Tensor:
+            z = z.to(self.parts.device, torch.float32)
+            if guidance in (0.0, 1.0):
+                raw = self._predict(z, t, cond.prompt if guidance else cond.negative)
+            else:
+                pair = torch.cat([cond.negative, cond.prompt]).repeat_interleave(len(z), dim=0)
+                negative, prompt = self._predict(torch.cat([z, z]), t, pair).chunk(2)
+                raw = negative + guidance * (prompt - negative)
+            return self._clean(z, raw, float(self.alphas_cumprod[t]))
+
+        return denoise
+
+    def _predict(self, z: Tensor, t: int, text: Tensor) -> Tensor:
+        """The UNet's raw output, in its own dtype inside and float32 outside."""
+        raw: Tensor = self.parts.unet(
+            z.to(self.parts.dtype), t, text.expand(len(z), -1, -1), return_dict=False
+        )[0]
+        return raw.float()
+
+    def _clean(self, z: Tensor, raw: Tensor, alpha: float) -> Tensor:
+        """The clean latent that a raw prediction at cumulative alpha ``alpha`` means."""
+        if self.prediction == "epsilon":
+            return (z - sqrt(1 - alpha) * raw) / sqrt(alpha)
+        if self.prediction == "v_prediction":
+            return sqrt(alpha) * z - sqrt(1 - alpha) * raw
+        return raw
+
+    def _check_length(self, name: str, text: str) -> None:
+        count = len(self.parts.tokenizer(text, verbose=False).input_ids)
+        most = self.parts.card.family.max_tokens
+        if count > most:
+            raise PromptError(
+                f"{name} has {count} tokens, this text encoder holds {most} ({most - 2} words' "
+                f"worth plus start and end): shorten it: {_beginning(text)!r}"
+            )
+
+    @torch.no_grad()
+    def _embed(self, text: str) -> Tensor:
+        tokens = self.parts.tokenizer(
+            text,
+            padding="max_length",
+            max_length=self.parts.card.family.max_tokens,
+            return_tensors="pt",
+        ).input_ids
+        return cast(Tensor, self.parts.text_encoder(tokens.to(self.parts.device))[0])
+
+
+def _beginning(text: str, length: int = 40) -> str:
+    return text if len(text) <= length else text[:length] + "…"

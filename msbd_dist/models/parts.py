@@ -1,0 +1,142 @@
+"""The diffusers parts of one model, each loaded on first use: nothing waits for what it won't use.
+
+A worker that only fits decoders reads the VAE alone.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from msbd_dist.errors import ModelError
+from msbd_dist.models.card import Card
+from msbd_dist.models.loading import frozen, hermetic
+from msbd_dist.models.sources import first_line, weights_variant
+
+_CLASSES = {
+    "vae": AutoencoderKL,
+    "unet": UNet2DConditionModel,
+    "text_encoder": CLIPTextModel,
+    "tokenizer": CLIPTokenizer,
+    "scheduler": DDIMScheduler,
+}
+
+
+class Parts:
+    """The parts of the model on ``card``: VAE in float32, UNet and text encoder in ``dtype``."""
+
+    def __init__(self, card: Card, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.card = card
+        self.device = device
+        self.dtype = dtype
+
+    @cached_property
+    def vae(self) -> Any:
+        """`AutoencoderKL` in float32: decoder optimization needs the precision."""
+        return frozen(self._load("vae", torch.float32), self.device)
+
+    @cached_property
+    def unet(self) -> Any:
+        """`UNet2DConditionModel`."""
+        return frozen(self._load("unet", self.dtype), self.device)
+
+    @cached_property
+    def text_encoder(self) -> Any:
+        """`CLIPTextModel`."""
+        return frozen(self._load("text_encoder", self.dtype), self.device)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """`CLIPTokenizer`."""
+        return self._load("tokenizer")
+
+    @cached_property
+    def scheduler(self) -> Any:
+        """`DDIMScheduler` from the model's own configuration, whatever scheduler that names."""
+        return self._load("scheduler")
+
+    def _load(self, part: str, dtype: torch.dtype | None = None) -> Any:
+        if self.card.file is not None and dtype is not None:
+            return _from_single_file(self.card.file, self.card.location, part, dtype)
+        return _from_pretrained(self.card.location, part, dtype)
+
+
+def _from_single_file(file: str, config: str, part: str, dtype: torch.dtype) -> Any:
+    """One part of a file with the original code's names; ``config``: diffusers folder or hub id."""
+    try:
+        with hermetic():
+            if part == "text_encoder":
+                module = _text_encoder_from(file, config, dtype)
+            else:
+                module = _CLASSES[part].from_single_file(
+                    file, config=config, subfolder=part, torch_dtype=dtype
+                )
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{file}: {part} can't be loaded ({first_line(error)}): give config: the diffusers "
+            f"folder (or a reachable hub id) that describes this file"
+        ) from error
+    missing = [name for name, tensor in module.named_parameters() if tensor.is_meta]
+    if missing:
+        raise _incomplete(f"{file}: {part}", missing)
+    return module
+
+
+def _text_encoder_from(file: str, config: str, dtype: torch.dtype) -> Any:
+    """diffusers takes a file's text encoder out only to make a pipeline: make one of it alone."""
+    return StableDiffusionPipeline.from_single_file(
+        file,
+        config=config,
+        torch_dtype=dtype,
+        unet=None,
+        vae=None,
+        tokenizer=None,
+        safety_checker=None,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+    ).text_encoder
+
+
+def _from_pretrained(location: str, part: str, dtype: torch.dtype | None) -> Any:
+    """One part of a diffusers folder or hub id; never from a pickle, never partly random."""
+    options: dict[str, Any] = {"subfolder": part}
+    if dtype is not None:
+        options |= {
+            "torch_dtype": dtype,
+            "use_safetensors": True,
+            "output_loading_info": True,
+        }
+        if Path(location).is_dir():
+            options["variant"] = weights_variant(Path(location), part)
+    where = f"{location}/{part}"
+    try:
+        with hermetic():
+            loaded = _CLASSES[part].from_pretrained(location, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{where}: can't be loaded ({first_line(error)}): restore the files from where the "
+            f"model came; weights must be safetensors"
+        ) from error
+    if dtype is None:
+        return loaded
+    module, info = loaded
+    wrong = [*info["missing_keys"], *info["mismatched_keys"]]
+    if wrong:
+        raise _incomplete(where, wrong)
+    return module
+
+
+def _incomplete(where: str, names: list[Any]) -> ModelError:
+    return ModelError(
+        f"{where}: {len(names)} weights are missing or of another shape, {names[0]} among them: "
+        f"configuration and weights are of different models, restore the files"
+    )

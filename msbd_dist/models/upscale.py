@@ -1,0 +1,109 @@
+"""Enlarging pictures: a super-resolution network (Real-ESRGAN by default) or interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from msbd_dist.core.spec import Upscaler as Kind
+from msbd_dist.errors import ModelError
+from msbd_dist.models.card import required_checkpoint
+from msbd_dist.models.loading import frozen, hermetic, normal, read_weights
+from msbd_dist.models.sources import first_line
+
+Upscaler = Callable[[Tensor], Tensor]
+"""``(B, 3, H, W)`` float32 in [0, 1] -> ``(B, 3, factor * H, factor * W)`` float32 in [0, 1]."""
+
+
+def load_upscaler(
+    kind: Kind,
+    path: Path | None = None,
+    *,
+    factor: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Upscaler:
+    """An upscaler by exactly ``factor``.
+
+    "realesrgan" reads the checkpoint at ``path`` through spandrel, "realesrganer" through the
+    official package; "bilinear" and "bicubic" need none. Raises `ModelError` naming the file.
+    """
+    checkpoint = required_checkpoint(kind, path)
+    if checkpoint is None:
+        return _interpolation(kind, factor)
+    if kind == "realesrganer":
+        from msbd_dist.models.realesrganer import load_official
+
+        return load_official(checkpoint, factor=factor, device=device, dtype=dtype)
+    return _network(checkpoint, factor, device, dtype)
+
+
+def _interpolation(mode: str, factor: int) -> Upscaler:
+    def enlarge(x: Tensor) -> Tensor:
+        larger = F.interpolate(x.float(), scale_factor=factor, mode=mode, align_corners=False)
+        return larger.clamp(0, 1)
+
+    return enlarge
+
+
+def _network(file: Path, factor: int, device: torch.device, dtype: torch.dtype) -> Upscaler:
+    found = _identify(file)
+    _check_kind(file, found, factor)
+    dtype = _supported(found, dtype)
+    frozen(found.model.to(dtype), device)
+
+    @torch.no_grad()
+    def enlarge(x: Tensor) -> Tensor:
+        # one picture at a time: the result never depends on what else is in the batch
+        pictures = [found(picture[None].to(device, dtype)) for picture in x]
+        return normal(torch.cat(pictures).float())
+
+    return enlarge
+
+
+def _identify(file: Path) -> Any:
+    """spandrel's description of the model, its weights loaded."""
+    from spandrel import ModelLoader, UnsupportedModelError, canonicalize_state_dict
+
+    weights = read_weights(file)
+    try:
+        with hermetic():
+            return ModelLoader().load_from_state_dict(canonicalize_state_dict(weights))
+    except UnsupportedModelError as error:
+        raise _wrong(file, "a model that spandrel does not know") from error
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise ModelError(
+            f"{file}: its weights don't fit together ({first_line(error)}): download it again"
+        ) from error
+
+
+def _check_kind(file: Path, found: Any, factor: int) -> None:
+    from spandrel import ImageModelDescriptor
+
+    if not isinstance(found, ImageModelDescriptor) or found.purpose != "SR":
+        raise _wrong(file, f"a {found.architecture.name} model for {found.purpose}")
+    channels = (found.input_channels, found.output_channels)
+    if channels != (3, 3):
+        raise _wrong(file, f"a model from {channels[0]} to {channels[1]} channels")
+    if found.scale != factor:
+        raise ModelError(
+            f"{file}: enlarges x{found.scale}, wanted x{factor}: give a x{factor} checkpoint such "
+            f"as RealESRGAN_x4plus.pth, or set sr_factor in the model's msbd.json"
+        )
+
+
+def _wrong(file: Path, what: str) -> ModelError:
+    return ModelError(
+        f"{file}: is {what}, wanted a super-resolution model for RGB pictures: give one such as "
+        f"RealESRGAN_x4plus.pth, or choose upscaler: bicubic"
+    )
+
+
+def _supported(found: Any, dtype: torch.dtype) -> torch.dtype:
+    able = {torch.float16: found.supports_half, torch.bfloat16: found.supports_bfloat16}
+    return dtype if able.get(dtype, False) else torch.float32
