@@ -30,6 +30,7 @@ from msbd_dist.core.spec import EditSpec, Method, ModelSpec
 from msbd_dist.errors import ManifestError, MsbdError
 
 METHOD_KEYS = tuple(f.name for f in fields(Method))
+SWITCHES = tuple(f.name for f in fields(Method) if f.type == "bool")  # take on and off
 EDIT_KEYS = tuple(f.name for f in fields(EditSpec) if f.name != "method")
 MODEL_KEYS = tuple(f.name for f in fields(ModelSpec))
 TOP_KEYS = ("models", "defaults", "edits")
@@ -125,6 +126,11 @@ def make_edit(values: Mapping[str, Any], *, folder: Path, where: Place, at: At =
 
 def make_method(values: Mapping[str, Any], where: Place, at: At = ()) -> Method:
     """The method's options, type-checked; ManifestError names the key."""
+    words = {"on": True, "off": False}
+    values = {
+        key: words.get(value, value) if key in SWITCHES and isinstance(value, str) else value
+        for key, value in values.items()
+    }
     try:
         return _METHOD.validate_json(json.dumps(dict(values), default=str), strict=True)
     except ValidationError as error:
@@ -142,7 +148,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         key, sign, text = pair.partition("=")
         if not sign:
             raise ManifestError(f"--set {pair}: got no '=', wanted KEY=VALUE, e.g. --set steps=20")
-        settings[key.strip()] = yaml.safe_load(text)
+        settings[key.strip()] = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     where.check_keys(settings, METHOD_KEYS, ())
     return settings
 
@@ -157,7 +163,21 @@ class _Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without its traps: a key twice is an error."""
+    """YAML without the traps of 1.1: `off` is a word, not False, and 1e-4 is a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"true|false", re.IGNORECASE), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?"),
+    list("-+.0123456789"),
+)
 
 
 def _load(path: Path) -> _Document:

@@ -181,8 +181,11 @@ class Picture:
         """
         self._require_inside(box)
         stored = _stored_box(box, self.size, self.orientation)
-        pixels = self._samples(self._image.extract_band(0, n=self.bands), stored)
-        upright = turn_upright(pixels.transpose(2, 0, 1), self.orientation)
+        with _damage(self.path):
+            window = self._image.crop(stored.x0, stored.y0, stored.width, stored.height)
+            data = window.extract_band(0, n=self.bands).write_to_memory()
+        pixels = self._array(data, stored.height, stored.width).transpose(2, 0, 1)
+        upright = turn_upright(pixels, self.orientation)
         return np.array(np.broadcast_to(upright, (3, *upright.shape[1:])), order="C")
 
     def strips(self, rows: int = 512) -> Iterator[tuple[int, Samples]]:
@@ -191,9 +194,12 @@ class Picture:
         Not turned upright. Raises ImageError at the first damaged strip.
         """
         image = _load(self.path, self.kind, access="sequential")
-        height, width = image.height, image.width
-        for y in range(0, height, rows):
-            yield y, self._samples(image, Box(y, 0, min(y + rows, height), width))
+        region = pyvips.Region.new(image)  # one for all: a new pipeline per strip would look back
+        for y in range(0, image.height, rows):
+            height = min(rows, image.height - y)
+            with _damage(self.path):
+                data = region.fetch(0, y, image.width, height)
+            yield y, self._array(data, height, image.width)
 
     def check(self) -> None:
         """Decode everything once, in strips. Raises ImageError for a damaged or cut-off file.
@@ -208,12 +214,10 @@ class Picture:
     def _image(self) -> Any:
         return _load(self.path, self.kind, access="random")
 
-    def _samples(self, image: Any, box: Box) -> Samples:
-        """(h, w, bands) of a libvips image, as stored."""
-        with _damage(self.path):
-            window = image.crop(box.x0, box.y0, box.width, box.height)
-            shape = (box.height, box.width, window.bands)
-            return np.frombuffer(window.write_to_memory(), dtype=self.dtype).reshape(shape)
+    def _array(self, data: Any, height: int, width: int) -> Samples:
+        """libvips' bytes as (h, w, bands)."""
+        samples: Samples = np.frombuffer(data, dtype=self.dtype)
+        return samples.reshape(height, width, -1)
 
     def _require_inside(self, box: Box) -> None:
         if box.height < 1 or box.width < 1 or not Box.of(self.size).contains(box):
@@ -413,11 +417,11 @@ def _tiff_name(code: int) -> str:
 def _tiff_tags(path: Path) -> dict[int, int]:
     """Tags of the first page of a classic or big TIFF: the first value where it is a short integer
     kept in the directory itself, else 0."""
-    with path.open("rb") as file:
-        try:
+    try:
+        with path.open("rb") as file:
             return dict(_tiff_entries(file))
-        except (struct.error, OverflowError):
-            raise ImageError(f"{path}: is a TIFF without its tags; it was cut off") from None
+    except (struct.error, ValueError, OSError):  # the last two: an absurd offset
+        raise ImageError(f"{path}: is a TIFF without its tags; it was cut off") from None
 
 
 def _tiff_entries(file: BinaryIO) -> Iterator[tuple[int, int]]:

@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from msbd_dist.errors import ModelError
@@ -94,6 +89,8 @@ def _from_single_file(file: str, config: str, part: str, dtype: torch.dtype) -> 
 
 def _text_encoder_from(file: str, config: str, dtype: torch.dtype) -> Any:
     """diffusers takes a file's text encoder out only to make a pipeline: make one of it alone."""
+    from diffusers import StableDiffusionPipeline
+
     return StableDiffusionPipeline.from_single_file(
         file,
         config=config,

@@ -7,8 +7,8 @@
     beach    remove what is there      mask: the object and its shadow, grown
     valley   add to a photograph       mask: ellipse
 
-Masks are 8-bit, 255 where the picture may change, 360 to 520 pixels across. They and their
-surroundings (1.3 times as wide) look like one training picture each.
+Masks are 8-bit, 255 where the picture may change, 360 to 520 pixels across. In the first three, a
+mask and its surroundings (1.3 times as wide) look like one training picture.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ RGB: dict[Colour, _Triple] = {
 }
 
 _NATIVE = 128  # pixels across a training picture
-_FINEST = 2.0  # pixels: no lattice of noise is finer
+_FINEST = 2.0  # pixels: extra detail ends with cells of this size
+_MOST = 40  # objects in one scene; no two of them are of the same colour and shape
 _REACH = 1.8  # an object and its shadow end within this many radii of its centre
 _BAND = 1 << 17  # pixels painted at a time
 
@@ -173,9 +174,11 @@ def random_scene(
 ) -> Scene:
     """A scene of the kind that the family was trained with.
 
-    ``objects``: how many (None: mostly one, up to three; fewer where no more fit without touching).
-    ``unit``: see the module; None: `default_unit`.
+    ``objects``: how many, up to 40 (None: mostly one, at most three); fewer where no more fit
+    without touching. ``unit``: see the module; None: `default_unit`.
     """
+    if objects is not None and not 0 <= objects <= _MOST:
+        raise ValueError(f"objects must be 0 to {_MOST}, got {objects}")
     rng = _stream(seed, 0)
     unit = default_unit(size) if unit is None else unit
     zoom = exp(rng.uniform(log(0.6), log(2.2)))

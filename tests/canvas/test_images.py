@@ -42,12 +42,13 @@ Array = NDArray[Any]
 
 
 def every_level(bands: int, bits: int) -> Array:
-    """(h, w, bands): each band holds every level at least four times, in its own order."""
+    """(h, w, bands): both the upper and the lower half of each band hold every level."""
     rng = np.random.default_rng(bits + bands)
-    levels = np.repeat(np.arange(2**bits), 4 if bits == 16 else 48)
-    shape = (512, 512) if bits == 16 else (96, 128)
-    planes = [rng.permutation(levels).reshape(shape) for _ in range(bands)]
-    return np.stack(planes, -1).astype(f"u{bits // 8}")
+    height, width = (256, 512) if bits == 16 else (48, 128)
+    levels = np.arange(height // 2 * width) % 2**bits
+    halves = [rng.permutation(levels) for _ in range(2 * bands)]
+    planes = np.stack(halves).reshape(bands, height, width)
+    return np.ascontiguousarray(np.moveaxis(planes, 0, -1), dtype=f"u{bits // 8}")
 
 
 def photo(height: int, width: int, seed: int = 0) -> Array:
@@ -77,12 +78,18 @@ def make_webp(path: Path, samples: Array) -> None:
     Image.fromarray(squeezed(samples)).save(path, lossless=True, exact=True)
 
 
+def decoded(path: Path, mode: str | None = None) -> Array:
+    """As Pillow decodes it."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert(mode) if mode else image)
+
+
 def read_back(path: Path) -> Array:
     """(h, w, bands) as stored, by another library than libvips."""
     if path.suffix == ".png":
         samples = imagecodecs.png_decode(path.read_bytes())
     elif path.suffix == ".webp":
-        samples = np.asarray(Image.open(path))
+        samples = decoded(path)
     else:
         samples = tifffile.imread(path)
     return samples if samples.ndim == 3 else samples[..., None]
@@ -92,7 +99,7 @@ def edit_of(picture: Picture, seed: int = 0) -> tuple[Array, Box, Array]:
     """(patch, box, mask of the whole picture): noise in a ragged mask, the source elsewhere."""
     size = picture.size
     rng = np.random.default_rng(seed)
-    box = Box(size.height // 5, size.width // 4, size.height - 1, size.width * 3 // 4)
+    box = Box(size.height // 2, size.width // 4, size.height - 1, size.width * 3 // 4)
     mask = np.zeros((size.height, size.width), bool)
     mask[box.slices] = rng.random((box.height, box.width)) < 0.4
     source = picture.read(box)
@@ -100,7 +107,7 @@ def edit_of(picture: Picture, seed: int = 0) -> tuple[Array, Box, Array]:
     return np.where(mask[box.slices], noise, source), box, mask
 
 
-def assert_exact(source: Path, stored: Array, target: Path) -> None:
+def assert_exact(source: Path, stored: Array, target: Path, *, levels: int = 0) -> None:
     """Edit ``source``, whose stored samples are ``stored``, and compare the target's with them."""
     picture = Picture.open(source)
     patch, box, mask = edit_of(picture)
@@ -114,7 +121,8 @@ def assert_exact(source: Path, stored: Array, target: Path) -> None:
     outside = ~turn_stored(mask, picture.orientation)
     assert np.count_nonzero(got[outside] != stored[outside]) == 0
     assert np.array_equal(got[..., 3:], stored[..., 3:])
-    assert len(np.unique(got[outside][:, 0])) == len(np.unique(stored[..., 0]))  # every level seen
+    if levels:
+        assert all(len(np.unique(band)) == levels for band in got[outside][:, :colours].T)
     if colours == 3:
         assert np.array_equal(Picture.open(target).read(box), patch)
     again = Picture.open(target)
@@ -166,7 +174,7 @@ def test_8_bits_outside_the_mask_are_the_input_s(
         pytest.skip("WebP knows no grey")
     source, stored = tmp_path / f"in.{kind}", every_level(bands, 8)
     {"png": make_png, "tif": make_tiff, "webp": make_webp}[kind](source, stored)
-    assert_exact(source, stored, tmp_path / f"out{target}")
+    assert_exact(source, stored, tmp_path / f"out{target}", levels=256)
 
 
 @pytest.mark.parametrize("target", [".png", ".tif"])
@@ -177,7 +185,7 @@ def test_16_bits_outside_the_mask_are_the_input_s(
 ) -> None:
     source, stored = tmp_path / f"in.{kind}", every_level(bands, 16)
     {"png": make_png, "tif": make_tiff}[kind](source, stored)
-    assert_exact(source, stored, tmp_path / f"out{target}")
+    assert_exact(source, stored, tmp_path / f"out{target}", levels=65536)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -187,7 +195,7 @@ def test_a_palette_becomes_its_colours(tmp_path: Path, transparency: Any, target
     extra = {} if transparency is None else {"transparency": transparency}
     image.save(tmp_path / "in.png", **extra)
     mode = "RGB" if transparency is None else "RGBA"
-    stored = np.asarray(Image.open(tmp_path / "in.png").convert(mode))
+    stored = decoded(tmp_path / "in.png", mode)
     assert_exact(tmp_path / "in.png", stored, tmp_path / f"out{target}")
 
 
@@ -289,7 +297,7 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_a_jpeg_s_decoded_samples_are_kept(tmp_path: Path, mode: str, target: str) -> None:
     Image.fromarray(photo(201, 303)).convert(mode).save(tmp_path / "in.jpg", quality=90)
-    stored = np.asarray(Image.open(tmp_path / "in.jpg"))
+    stored = decoded(tmp_path / "in.jpg")
     stored = stored if mode == "RGB" else stored[..., None]
     assert_exact(tmp_path / "in.jpg", stored, tmp_path / f"out{target}")
 
@@ -302,7 +310,9 @@ def test_jpeg_decodes_as_in_pillow(
 ) -> None:
     path = str(tmp_path / "in.jpg")
     options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling, cv2.IMWRITE_JPEG_QUALITY, 88]
-    cv2.imwrite(path, photo(height, width), [*options, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])
+    cv2.imwrite(
+        path, photo(height, width), [*options, cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive)]
+    )
     assert_reads_as_pillow(tmp_path / "in.jpg")
 
 
@@ -324,7 +334,7 @@ def test_a_jpeg_in_a_tiff_decodes_as_in_pillow(tmp_path: Path, tile: Any) -> Non
 
 def assert_reads_as_pillow(path: Path) -> None:
     picture = Picture.open(path)
-    expected = np.asarray(Image.open(path).convert("RGB"))
+    expected = decoded(path, "RGB")
     assert np.array_equal(picture.read(Box.of(picture.size)).transpose(1, 2, 0), expected)
 
 
@@ -335,14 +345,14 @@ def test_any_window_is_the_same_as_cut_from_the_whole(tmp_path: Path) -> None:
     stored = every_level(3, 16)
     make_tiff(tmp_path / "in.tif", stored, tile=(64, 64), compression="zlib")
     picture = Picture.open(tmp_path / "in.tif")
-    for box in [Box(400, 300, 512, 512), Box(0, 0, 1, 1), Box(63, 60, 130, 200)]:
+    for box in [Box(200, 300, 256, 512), Box(0, 0, 1, 1), Box(63, 60, 130, 200)]:
         window = picture.read(box)
         assert window.flags.writeable
         assert window.dtype == np.uint16
         assert np.array_equal(window, stored[box.slices[0], box.slices[1]].transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("box", [Box(0, 0, 97, 5), Box(-1, 0, 5, 5), Box(5, 5, 5, 9)], ids=str)
+@pytest.mark.parametrize("box", [Box(0, 0, 49, 5), Box(-1, 0, 5, 5), Box(5, 5, 5, 9)], ids=str)
 def test_a_window_outside_the_picture_is_a_mistake(tmp_path: Path, box: Box) -> None:
     make_png(tmp_path / "in.png", every_level(3, 8))
     with pytest.raises(ValueError, match=r"in\.png.*not inside"):
@@ -352,8 +362,8 @@ def test_a_window_outside_the_picture_is_a_mistake(tmp_path: Path, box: Box) -> 
 def test_strips_are_the_picture_from_top_to_bottom(tmp_path: Path) -> None:
     stored = every_level(4, 8)
     make_png(tmp_path / "in.png", stored)
-    strips = list(Picture.open(tmp_path / "in.png").strips(rows=40))
-    assert [y for y, _ in strips] == [0, 40, 80]
+    strips = list(Picture.open(tmp_path / "in.png").strips(rows=20))
+    assert [y for y, _ in strips] == [0, 20, 40]
     assert np.array_equal(np.concatenate([strip for _, strip in strips]), stored)
 
 
@@ -371,7 +381,7 @@ def test_the_format_is_told_in_words(tmp_path: Path) -> None:
         "JPEG 30x20 RGB 8-bit, ICC profile, EXIF, orientation 6"
     )
     make_png(tmp_path / "b.png", every_level(2, 16))
-    assert Picture.open(tmp_path / "b.png").format == "PNG 512x512 grey + alpha 16-bit"
+    assert Picture.open(tmp_path / "b.png").format == "PNG 512x256 grey + alpha 16-bit"
 
 
 # ---------------------------------------------------------------- orientation
@@ -386,14 +396,15 @@ def oriented(path: Path, stored: Array, orientation: int) -> Array:
         return stored
     lossless = {"lossless": True} if path.suffix == ".webp" else {}
     Image.fromarray(stored).save(path, exif=exif, **lossless)
-    return np.asarray(Image.open(path))
+    return decoded(path)
 
 
 def stored_orientation(path: Path) -> int:
     if path.suffix == ".tif":
         with tifffile.TiffFile(path) as file:
             return int(file.pages[0].tags[274].value)
-    return int(Image.open(path).getexif()[0x0112])
+    with Image.open(path) as image:
+        return int(image.getexif()[0x0112])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -475,7 +486,9 @@ def rewritten(source: Path, target: Path) -> Image.Image:
     picture = Picture.open(source)
     patch, box, _ = edit_of(picture)
     write_edited(picture, patch, box, target)
-    return Image.open(target)
+    with Image.open(target) as image:
+        image.load()
+        return image
 
 
 def xmp_of(image: Image.Image) -> bytes:
@@ -855,7 +868,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, folder: str
 def test_a_full_disk_leaves_the_old_target_and_nothing_else(tmp_path: Path, suffix: str) -> None:
     picture, target = colour_picture(tmp_path), tmp_path / f"out{suffix}"
     target.write_bytes(b"old")
-    noise = np.random.default_rng(0).integers(0, 256, (3, 96, 128)).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 48, 128)).astype(np.uint8)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:

@@ -18,6 +18,12 @@ from msbd_dist.models.card import bundled_folder
 from msbd_dist.models.loading import hermetic
 
 TEXT_WIDTH = 32
+SD1_FILE = {  # the tensors by which a single file is known, in SD 1's shapes
+    "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3],
+    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 768],
+    "first_stage_model.post_quant_conv.weight": [4, 4, 1, 1],
+    "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": [77, 768],
+}
 
 
 def write_sd_folder(

@@ -11,18 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from folders import edit_json, model_index, write_json
+from folders import SD1_FILE, edit_json, model_index, write_json
 
 from msbd_dist.core.spec import Family, ModelSpec
 from msbd_dist.errors import ModelError
 from msbd_dist.models.card import bundled_folder, resolve
 
-SD1_FILE = {
-    "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3],
-    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": [320, 768],
-    "first_stage_model.post_quant_conv.weight": [4, 4, 1, 1],
-    "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": [77, 768],
-}
 CROSS = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 

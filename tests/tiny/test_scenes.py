@@ -170,6 +170,7 @@ def test_the_unit_grows_with_the_picture():
         lambda: thing(radius=0),
         lambda: plain_scene(size=Size(0, 4)),
         lambda: plain_scene(unit=0),
+        lambda: random_scene(1, SMALL, objects=41),
     ],
 )
 def test_what_the_family_does_not_know_is_refused(make):

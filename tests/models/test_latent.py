@@ -1,0 +1,233 @@
+"""The latent model against diffusers, and the bundled family against its own CLIP."""
+
+from __future__ import annotations
+
+import shutil
+from math import sqrt
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import loaded
+from diffusers import DDIMScheduler
+from folders import edit_json
+from torch import Tensor
+from torch.func import functional_call
+
+from msbd_dist.core.spec import ModelSpec
+from msbd_dist.errors import PromptError
+from msbd_dist.models.bundle import Models, load
+from msbd_dist.models.card import resolve
+from msbd_dist.models.latent import Denoiser, LatentModel
+
+Z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ddim(denoise: Denoiser, z: Tensor, alphas: Tensor, steps: int) -> Tensor:
+    """Plain deterministic DDIM from noise."""
+    stride = len(alphas) // steps
+    times = [i * stride + 1 for i in reversed(range(steps))]
+    for t, earlier in zip(times, [*times[1:], None], strict=True):
+        a = float(alphas[t])
+        b = 1.0 if earlier is None else float(alphas[earlier])
+        x0 = denoise(z, t)
+        z = sqrt(b) * x0 + sqrt(1 - b) * (z - sqrt(a) * x0) / sqrt(1 - a)
+    return z
+
+
+@pytest.mark.parametrize("prompt", ["a red star", "a blue ring"])
+def test_the_bundled_family_paints_what_the_prompt_says(bundled: Models, prompt: str) -> None:
+    latent = bundled.latent
+    denoise = latent.denoiser(latent.text(prompt), guidance=bundled.card.family.guidance)
+    z = ddim(denoise, noise(1, 4, 16, 16), latent.alphas_cumprod, steps=10)
+    picture = latent.decode(z)
+    others = ["a red circle", "a blue star", "a green heart", "a yellow ring", "a red square"]
+    scores = {text: bundled.scorer(picture, text)[0] for text in [prompt, *others, "grass"]}
+    assert max(scores, key=lambda text: scores[text]) == prompt
+
+
+def test_encode_then_decode_gives_the_picture_back(bundled: Models, scene: Tensor) -> None:
+    z = bundled.latent.encode(scene)
+    assert (z.shape, z.dtype) == ((1, 4, 16, 16), torch.float32)
+    back = bundled.latent.decode(z)
+    psnr = -10 * torch.log10((back.clamp(0, 1) - scene).square().mean())
+    assert psnr > 25
+
+
+def test_latents_are_scaled_as_in_diffusers(bundled: Models, scene: Tensor) -> None:
+    vae = bundled.latent.parts.vae
+    with torch.no_grad():
+        expected = vae.encode(scene * 2 - 1).latent_dist.mean * 0.18215
+        picture = vae.decode(expected / 0.18215).sample / 2 + 0.5
+    assert torch.equal(bundled.latent.encode(scene), expected)
+    assert torch.equal(bundled.latent.decode(expected), picture)
+
+
+def test_alphas_are_the_models_own(made: Path, bundled: Models) -> None:
+    alphas = bundled.latent.alphas_cumprod
+    assert (alphas.shape, alphas.dtype) == ((1000,), torch.float64)
+    assert alphas[[981, 391, 241]].sqrt().tolist() == pytest.approx([0.0760, 0.6626, 0.8298], 1e-3)
+    assert loaded(made / "v").latent.alphas_cumprod[-1] == 0
+
+
+@pytest.mark.parametrize(
+    "betas",
+    [
+        {"beta_schedule": "linear"},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"trained_betas": [0.01] * 1000},
+        {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
+        {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"},
+    ],
+)
+def test_every_beta_schedule_is_read_from_the_folder(
+    made: Path, tmp_path: Path, betas: dict[str, object]
+) -> None:
+    folder = Path(shutil.copytree(made / "eps", tmp_path / "sd"))
+    edit_json(folder / "scheduler" / "scheduler_config.json", **betas)
+    kept = {k: v for k, v in betas.items() if k in ("beta_schedule", "trained_betas")}
+    options = {"beta_schedule": "scaled_linear", **kept}
+    expected = DDIMScheduler(beta_start=0.00085, beta_end=0.012, **options).alphas_cumprod
+    latent = loaded(folder).latent
+    assert torch.equal(latent.alphas_cumprod, expected.double())
+    assert latent.prediction == "epsilon"
+
+
+@pytest.mark.parametrize(("folder", "t"), [("eps", 981), ("eps", 1), ("v", 981), ("v", 999)])
+def test_a_step_equals_diffusers_ddim(made: Path, folder: str, t: int) -> None:
+    latent = loaded(made / folder).latent
+    scheduler = DDIMScheduler.from_pretrained(made / folder, subfolder="scheduler")
+    scheduler.set_timesteps(50)
+    scheduler.timesteps = torch.tensor([t])
+    cond = latent.text("a red star")
+    with torch.no_grad():
+        raw = latent.parts.unet(Z, t, cond.prompt.expand(2, -1, -1)).sample
+    expected = scheduler.step(raw, t, Z, eta=0.0)
+    x0 = latent.denoiser(cond, guidance=1)(Z, t)
+    torch.testing.assert_close(x0, expected.pred_original_sample, rtol=1e-4, atol=1e-4)
+    a = float(latent.alphas_cumprod[t])
+    b = float(latent.alphas_cumprod[t - 20] if t > 20 else latent.alphas_cumprod[0])
+    eps = (Z - sqrt(a) * x0) / sqrt(1 - a)
+    step = sqrt(b) * x0 + sqrt(1 - b) * eps
+    torch.testing.assert_close(step, expected.prev_sample, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_predicts_the_sample_is_taken_at_its_word(made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made / "eps", tmp_path / "sd"))
+    edit_json(folder / "scheduler" / "scheduler_config.json", prediction_type="sample")
+    latent = loaded(folder).latent
+    cond = latent.text("")
+    raw = latent.parts.unet(Z, 500, cond.prompt.expand(2, -1, -1)).sample
+    assert torch.equal(latent.denoiser(cond, guidance=1)(Z, 500), raw)
+
+
+def test_guidance_is_linear_between_negative_and_prompt(made: Path) -> None:
+    latent = loaded(made / "v").latent
+    cond = latent.text("a red star", "a blue ring")
+    at = {s: latent.denoiser(cond, guidance=s)(Z, 500) for s in (0.0, 0.5, 1.0, 7.5)}
+    alone = latent.denoiser(latent.text("a blue ring"), guidance=1)(Z, 500)
+    assert torch.equal(at[0.0], alone)
+    for s in (0.5, 7.5):
+        expected = at[0.0] + s * (at[1.0] - at[0.0])
+        torch.testing.assert_close(at[s], expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(at[0.0], at[1.0])
+
+
+def test_guidance_0_and_1_cost_half(made: Path) -> None:
+    latent = loaded(made / "eps").latent
+    sizes: list[int] = []
+    latent.parts.unet.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    for guidance in (0.0, 1.0, 2.0):
+        latent.denoiser(latent.text("a"), guidance=guidance)(Z, 10)
+    assert sizes == [2, 2, 4]
+
+
+def test_one_file_gives_what_its_folder_gives(made: Path) -> None:
+    folder = loaded(made / "eps").latent
+    single = loaded(made / "single.safetensors", config=str(made / "eps")).latent
+    for part in ("unet", "vae", "text_encoder"):
+        theirs = dict(getattr(folder.parts, part).named_parameters())
+        ours = dict(getattr(single.parts, part).named_parameters())
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    results = [_everything(latent) for latent in (folder, single)]
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
+
+
+def _everything(latent: LatentModel) -> Tensor:
+    z = latent.encode(torch.full((2, 3, 64, 64), 0.25))
+    return latent.decode(latent.denoiser(latent.text("a red star"), guidance=3)(z, 300))
+
+
+def test_results_are_the_same_every_time(bundled: Models, scene: Tensor) -> None:
+    again = load(resolve(ModelSpec()), device="cpu").latent
+    for latent in (bundled.latent, again):
+        z = latent.encode(scene)
+        x0 = latent.denoiser(latent.text("a red star"), guidance=6)(z, 400)
+        assert torch.equal(
+            x0, bundled.latent.denoiser(again.text("a red star"), guidance=6)(z, 400)
+        )
+        assert torch.equal(latent.decode(z), bundled.latent.decode(z))
+
+
+def test_tuning_the_decoder_leaves_the_pretrained_weights_alone(bundled: Models) -> None:
+    latent = bundled.latent
+    before = {k: v.clone() for k, v in latent.parts.vae.state_dict().items()}
+    z = noise(1, 4, 4, 4)
+    weights = latent.decoder_weights()
+    plain = latent.decode(z)
+    assert not plain.requires_grad
+    assert torch.equal(latent.decode(z, weights).detach(), plain)
+    optimizer = torch.optim.Adam(weights.values(), lr=1e-3)
+    latent.decode(z, weights).square().mean().backward()
+    assert all(w.grad is not None and w.grad.any() for k, w in weights.items() if "bias" in k)
+    optimizer.step()
+    assert not torch.equal(latent.decode(z, weights), plain)
+    assert torch.equal(latent.decode(z), plain)
+    after = latent.parts.vae.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(p.requires_grad or p.grad is not None for p in latent.decoder.parameters())
+
+
+def test_a_gradient_through_the_decoder_is_of_the_given_weights_only(bundled: Models) -> None:
+    latent = bundled.latent
+    name = "decoder.conv_out.weight"
+    params = {name: latent.decoder_weights()[name]}
+    z = latent.encode(torch.full((1, 3, 32, 32), 0.5))
+    picture = functional_call(latent.decoder, params, (z,))
+    assert torch.equal(picture, latent.decode(z, params))
+    (gradient,) = torch.autograd.grad(picture.square().sum(), list(params.values()))
+
+    def loss(step: float) -> float:
+        moved = {name: params[name].detach() + step * gradient / gradient.norm()}
+        return float(latent.decode(z, moved).square().sum())
+
+    assert (loss(0.01) - loss(-0.01)) / 0.02 == pytest.approx(float(gradient.norm()), rel=1e-2)
+
+
+def test_embeddings_are_cached_and_the_negative_prompt_counts(bundled: Models) -> None:
+    latent = bundled.latent
+    cond = latent.text("a red star", "a blue ring")
+    assert cond.prompt.shape == (1, 24, 128)
+    assert latent.text("a red star").prompt is cond.prompt
+    assert torch.equal(cond.negative, latent.text("a blue ring").prompt)
+
+
+@pytest.mark.parametrize("which", ["prompt", "negative prompt"])
+def test_a_prompt_that_is_too_long_is_refused(
+    bundled: Models, which: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    latent = bundled.latent
+    fits = "star " * 22
+    latent.text(fits, fits)
+    long = "a red star on green grass " * 4
+    with pytest.raises(PromptError) as caught:
+        latent.text(*([long] if which == "prompt" else ["", long]))
+    message = str(caught.value)
+    assert message.startswith(f"{which} has 26 tokens, this text encoder holds 24 (22 words' worth")
+    assert "shorten it: 'a red star on green grass a red star on …'" in message
+    assert capfd.readouterr() == ("", "")
