@@ -23,6 +23,7 @@ from msbd_dist.core.compose import (
     Bools,
     Floats,
     between,
+    colour_agreement,
     composed,
     latent_mask,
     lowpass,
@@ -122,11 +123,16 @@ class TaskWorker:
         return {"scores": scores, "chosen": chosen}
 
     def _scores(self, scene: Scene, pictures: torch.Tensor) -> list[float] | None:
-        """CLIP scores; None where there is nothing to choose or no words to choose by."""
+        """CLIP scores, or colour agreement where there are no words; None if nothing to choose."""
         method, prompt = scene.plan.method, scene.record.spec.prompt
-        if not method.rerank or method.samples == 1 or not prompt.strip():
+        if not method.rerank or method.samples == 1:
             return None
-        return [round(s, 4) for s in self._models.scorer(pictures, prompt)]
+        if prompt.strip():
+            scores = self._models.scorer(pictures, prompt)
+        else:
+            mask = scene.mask(scene.stage.window(0))
+            scores = [100 * colour_agreement(picture.numpy(), mask) for picture in pictures]
+        return [round(score, 4) for score in scores]
 
     def _denoise_segments(self, scene: Scene, slots: Sequence[int]) -> Facts:
         """Later stages (sections 4 and 5): super-resolution, part-way noise, blended diffusion."""
@@ -257,7 +263,10 @@ class TaskWorker:
         method = scene.plan.method
         if scene.stage.kind != "base" and method.upscale_diffusion == "unconditional":
             return 0.0
-        return scene.plan.family.guidance if method.guidance is None else method.guidance
+        segmented = scene.stage.kind == "segmented"
+        guidance = method.segment_guidance if segmented else method.guidance
+        assert guidance is not None  # a plan's method is settled
+        return guidance
 
     def _enlarged(self, scene: Scene, window: Box) -> Floats:
         """SR(x_prev) in a window: the previous stage with a halo, enlarged, then resized down."""

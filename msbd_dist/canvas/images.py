@@ -10,9 +10,9 @@ conversion between them and floats in [0, 1].
 A picture is shown upright: its EXIF orientation is undone when it is read and applied again when it
 is written. The tag stays, so stored samples outside the edit are bit-equal to the source's.
 
-libvips decodes and encodes. It isn't asked what a file is: for compressions it was built without it
-can return wrong samples, and it hands out YCbCr, premultiplied alpha and camera previews as if they
-were the picture. Headers are therefore looked at here, before anything is decoded.
+libvips decodes and encodes. It isn't asked whether a file may be edited: for compressions it was
+built without it can return wrong samples, and it hands out YCbCr, premultiplied alpha and camera
+previews as if they were the picture. Headers are looked at here, before anything is decoded.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Picture:
             yield y, self._array(data, height, image.width)
 
     def check(self) -> None:
-        """Decode everything once, in strips. Raises ImageError for a damaged or cut-off file.
+        """Decode everything once, streaming. Raises ImageError for a damaged or cut-off file.
 
         JPEG and WebP carry no checksum: a changed byte in them is found only where it breaks the
         code. PNG finds every one.
@@ -245,8 +245,8 @@ def _damage(path: Path) -> Iterator[None]:
         yield
     except pyvips.Error as error:
         raise ImageError(
-            f"{path}: can't be decoded ({_reason(error)}); the file is damaged or cut off, "
-            "get it again or save it anew as PNG or TIFF"
+            f"{path}: can't be decoded ({_reason(error)}); it is damaged, cut off or of a rare "
+            "kind: get it again or save it anew as PNG or TIFF"
         ) from error
 
 
@@ -328,10 +328,10 @@ def _refuse_strange(path: Path, image: Any) -> None:
 def _refuse_absurd(path: Path, image: Any) -> None:
     """A header that declares far more samples than the file can hold, before any is allocated."""
     loader, bits = image.get("vips-loader"), _field(image, "bits-per-sample", 8)
-    unlimited = loader == "webpload" or (loader == "tiffload" and bits == 1)
+    exempt = loader == "webpload" or (loader == "tiffload" and bits == 1)
     declared = image.width * image.height * image.bands * bits // 8
     stored = path.stat().st_size
-    if unlimited or declared <= stored * _MAX_COMPRESSION:
+    if exempt or declared <= stored * _MAX_COMPRESSION:
         return
     raise ImageError(
         f"{path}: declares {image.width}x{image.height} pixels in {stored} bytes; "
@@ -352,7 +352,7 @@ def _look_at_png(path: Path) -> tuple[str, ...]:
 
 
 def _png_chunks(path: Path) -> set[bytes]:
-    """The names of all chunks. libvips doesn't miss the closing one, so it is asked for here."""
+    """The names of all chunks up to the closing one, without which libvips would be content."""
     names: set[bytes] = set()
     position, end = 8, path.stat().st_size
     with path.open("rb", buffering=0) as file:
@@ -483,8 +483,7 @@ def losses(picture: Picture, suffix: str) -> list[str]:
     if suffix not in _HOLDS:
         raise ImageError(f"{suffix}: is not written; choose {_LOSSLESS}")
     kind = {".png": "PNG", ".webp": "WebP"}.get(suffix, "TIFF")
-    held = _HOLDS[suffix] | ({"IPTC"} if kind == picture.kind == "TIFF" else set())
-    lost = [name for name in picture.metadata if name not in held]
+    lost = [name for name in picture.metadata if name not in _HOLDS[suffix]]
     return [f"{name} can't be kept in {kind}" for name in [*lost, *picture.unkept]]
 
 
@@ -494,8 +493,8 @@ def write_edited(picture: Picture, patch: Samples, box: Box, target: Path) -> No
     ``patch`` is (3, h, w) in the picture's dtype, ``box`` a window of the upright picture of that
     size. A grey picture takes the patch's luma (Rec. 709, rounded), which is the grey itself where
     the three are equal. Depth, alpha, ICC profile, EXIF, XMP, resolution and the stored orientation
-    are the source's; ``losses`` names the exceptions. A WebP is held in memory whole, PNG and TIFF
-    as a few rows.
+    are the source's; ``losses`` names the exceptions. WebP has no grey and gets three equal
+    colours. A WebP is held in memory whole, PNG and TIFF as a few rows.
 
     The file appears under its name complete or not at all. Raises ImageError for a target that
     can't be exact or a damaged source, RunError where the target can't be written.
@@ -554,15 +553,16 @@ def _save(image: Any, path: Path, suffix: str) -> None:
 
 
 def _kept(image: Any, suffix: str) -> str:
-    """libvips' list of metadata to write. It would make up an EXIF block for a picture without one;
-    that is let happen only where nothing else can hold the orientation or the resolution."""
+    """libvips' list of metadata to write: without IPTC, for which it writes a broken TIFF tag.
+
+    It would make up an EXIF block for a picture without one. That is let happen only where nothing
+    else can hold the orientation or the resolution.
+    """
     kept = ["xmp", "icc", "other"]
     dpi = round(image.xres * 25.4)
     told = _field(image, "orientation", 1) != 1 or (suffix == ".webp" and dpi not in (25, 72))
     if told or image.get_typeof("exif-data"):
         kept.append("exif")
-    if image.get("vips-loader") == "tiffload":  # from elsewhere it isn't in the form a TIFF wants
-        kept.append("iptc")
     return "|".join(kept)
 
 

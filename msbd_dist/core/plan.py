@@ -22,7 +22,7 @@ StageKind = Literal["base", "whole", "segmented"]
 TaskKind = Literal["denoise", "fit", "decode"]
 
 SR_HALO = 16  # pixels of the previous stage that super-resolution reads around what it enlarges
-DECODER_PASS_COST = 3.0  # one decoder forward and backward pass, in guided UNet calls
+DECODER_PASS_COST = 8.0  # one decoder forward and backward pass, in guided UNet calls
 LOWPASS_HALO = 2  # pixels of the low-passed grid read around a window: bilinear's reach
 
 
@@ -80,7 +80,7 @@ class Plan:
     image: Size
     bbox: Box
     family: Family
-    method: Method
+    method: Method  # settled: nothing in it is None
     stages: tuple[Stage, ...]
 
     def waves(self, edit: str, stage: Stage) -> Iterator[tuple[Task, ...]]:
@@ -202,6 +202,7 @@ def make_plan(
     ``bbox`` bounds the mask in image pixels; ``any_mask`` tells whether a box of image pixels
     (inside the image) holds a masked one.
     """
+    method = method.settled(family)
     region = edit_region(image, bbox, family=family, margin=method.margin)
     edges = stage_edges(region.size.long_edge, family=family)
     stages = []
@@ -245,7 +246,7 @@ def _with_room(side: int, long_edge: int, limit: int, family: Family) -> int:
     """A side of a large region: grown to a whole number of UNet multiples at the middle stage."""
     scale = family.segment / long_edge
     wanted = round(round_up(side * scale, family.unet_multiple) / scale)
-    return round_up(max(side, min(wanted, limit)), family.vae_factor)
+    return max(side, min(wanted, limit))
 
 
 def stage_edges(long_edge: int, *, family: Family) -> tuple[int, ...]:
@@ -296,10 +297,11 @@ def _later_stage(
     size = _stage_size(region.size, edge, family=family)
     if size.long_edge <= family.segment:
         grid = Grid.whole(size)
-        steps, start = method.upscale_steps, method.middle_start
-        return Stage(index, "whole", region, grid, (0,), steps, start)
+        start = method.middle_start or 1.0
+        return Stage(index, "whole", region, grid, (0,), method.upscale_steps, start)
     grid = Grid(size, Size(family.segment, family.segment), family.overlap)
-    stage = Stage(index, "segmented", region, grid, (), method.upscale_steps, method.segment_start)
+    start = method.segment_start or 1.0
+    stage = Stage(index, "segmented", region, grid, (), method.upscale_steps, start)
 
     def meets_mask(window: Box) -> bool:
         box = stage.image_rect(window).outer().intersection(Box.of(image))
@@ -313,9 +315,10 @@ def _stage_size(region: Size, edge: int, *, family: Family) -> Size:
     long_edge = region.long_edge
     if edge == long_edge:
         return region
-    multiple = family.unet_multiple if edge <= family.segment else family.vae_factor
+    multiple = family.unet_multiple if edge <= family.segment else 1
 
     def side(length: int) -> int:
-        return edge if length == long_edge else round_up(length * edge / long_edge, multiple)
+        exact = length * edge / long_edge
+        return round_up(exact - 0.5, multiple)  # half a pixel is rounding, not a reason to squeeze
 
     return Size(side(region.height), side(region.width))

@@ -7,7 +7,7 @@ name the key, what was given and what is wanted. No torch, no files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Literal
 
@@ -32,6 +32,9 @@ class Family:
     latent_channels: int = 4
     sr_factor: int = 4  # enlargement of the super-resolution model
     guidance: float = 7.5  # recommended guidance scale
+    segment_guidance: float | None = None  # the same in segmented stages; None: no other
+    middle_start: float = 0.4  # recommended SDEdit strength of later stages, unsegmented
+    segment_start: float = 0.25  # and segmented
     max_tokens: int = 77
 
     def __post_init__(self) -> None:
@@ -67,7 +70,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Options of the method. The defaults are the paper's."""
+    """Options of the method. The defaults are the paper's; None stands for the family's own."""
 
     margin: float = 1.3  # edit region = bounding box of the mask times this, per axis
     samples: int = 5  # B: candidates of the first stage
@@ -75,10 +78,11 @@ class Method:
     steps: int = 50  # T: DDIM steps of the first stage
     repaint: int = 5  # R: extra passes per step of the first stage
     eta: float = 1.0  # DDIM's eta: 0 deterministic, 1 ancestral
-    guidance: float | None = None  # classifier-free guidance scale; None: the family's own
+    guidance: float | None = None  # classifier-free guidance scale
+    segment_guidance: float | None = None  # the same in segmented stages
     upscale_steps: int = 100  # steps of the schedule that later stages enter part-way
-    middle_start: float = 0.4  # where unsegmented later stages enter it (SDEdit strength)
-    segment_start: float = 0.25  # where segmented stages enter it
+    middle_start: float | None = None  # where unsegmented later stages enter it (SDEdit strength)
+    segment_start: float | None = None  # where segmented stages enter it
     upscaler: Upscaler = "realesrgan"
     upscale_diffusion: UpscaleDiffusion = "conditional"
     blend: bool = True  # hold the background during diffusion
@@ -99,15 +103,33 @@ class Method:
         _between(self, "repaint", 0, 100)
         _between(self, "eta", 0.0, 1.0)
         _between(self, "upscale_steps", 1, 1000)
-        _between(self, "middle_start", 0.0, 1.0, open_low=True)
-        _between(self, "segment_start", 0.0, 1.0, open_low=True)
+        for key in ("middle_start", "segment_start"):
+            if getattr(self, key) is not None:
+                _between(self, key, 0.0, 1.0, open_low=True)
         _between(self, "decoder_steps", 1, 100_000)
         _between(self, "decoder_lr", 0.0, 1.0, open_low=True)
         _between(self, "decoder_lambda", 0.0, 1e9)
         _between(self, "feather", 0, 4096)
         _between(self, "segment_batch", 1, 256)
-        if self.guidance is not None:
-            _between(self, "guidance", 0.0, 100.0)
+        for key in ("guidance", "segment_guidance"):
+            if getattr(self, key) is not None:
+                _between(self, key, 0.0, 100.0)
+
+    def settled(self, family: Family) -> Method:
+        """The same with the family's recommendation wherever nothing was chosen."""
+
+        def chosen(value: float | None, recommended: float) -> float:
+            return recommended if value is None else value
+
+        guidance = chosen(self.guidance, family.guidance)
+        otherwise = guidance if family.segment_guidance is None else family.segment_guidance
+        return replace(
+            self,
+            guidance=guidance,
+            segment_guidance=chosen(self.segment_guidance, otherwise),
+            middle_start=chosen(self.middle_start, family.middle_start),
+            segment_start=chosen(self.segment_start, family.segment_start),
+        )
 
 
 def _between(spec: object, key: str, low: float, high: float, *, open_low: bool = False) -> None:

@@ -54,6 +54,7 @@ _OWN_KEYS: dict[str, tuple[type, ...]] = {
     "clip": (str,),
     "sr_factor": (int,),
 }
+_WORDS = {int: "a whole number", float: "a number", str: "text"}
 _SD1_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # what diffusers itself falls back to
 _SD1 = Family(native=512, segment=768, overlap=128, guidance=GUIDANCE)
 _SD1_TEXT_WIDTH = 768
@@ -296,7 +297,7 @@ def _own_settings(source: Source) -> dict[str, Any]:
         if key not in _OWN_KEYS:
             raise ModelError(f"{where}: no such key: {nearest(key, _OWN_KEYS)}")
         if isinstance(value, bool) or not isinstance(value, _OWN_KEYS[key]):
-            raise ModelError(f"{where}: got {value!r}, wanted {_OWN_KEYS[key][0].__name__}")
+            raise ModelError(f"{where}: got {value!r}, wanted {_WORDS[_OWN_KEYS[key][0]]}")
     return own
 
 

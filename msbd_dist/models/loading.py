@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from msbd_dist.errors import ModelError
-from msbd_dist.models.sources import first_line
+from msbd_dist.models.sources import reason
 
 _PROGRESS_BARS = ("diffusers.utils.logging", "transformers.utils.logging")
 
@@ -84,10 +84,13 @@ def read_weights(file: Path) -> dict[str, Any]:
         ) from error
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise ModelError(
-            f"{file}: can't be read ({first_line(error)}): it may be incomplete, download it again"
+            f"{file}: can't be read ({reason(error)}): it may be incomplete, download it again"
         ) from error
     if not isinstance(content, dict):
-        raise ModelError(f"{file}: holds {type(content).__name__}, wanted weights by name")
+        raise ModelError(
+            f"{file}: holds {type(content).__name__}, wanted weights by name: "
+            f"save the network's state_dict"
+        )
     return content
 
 

@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from msbd_dist.errors import ModelError
 from msbd_dist.models.card import Card
 from msbd_dist.models.loading import frozen, hermetic
-from msbd_dist.models.sources import first_line, weights_variant
+from msbd_dist.models.sources import reason, source, weights_variant
 
 _CLASSES = {
     "vae": AutoencoderKL,
@@ -61,24 +61,27 @@ class Parts:
         return self._load("scheduler")
 
     def _load(self, part: str, dtype: torch.dtype | None = None) -> Any:
-        if self.card.file is not None and dtype is not None:
-            return _from_single_file(self.card.file, self.card.location, part, dtype)
-        return _from_pretrained(self.card.location, part, dtype)
+        card = self.card
+        if card.file is not None and dtype is not None:
+            return _from_single_file(card.file, card.location, part, dtype)
+        return _from_pretrained(source(card.location).fetch(part), part, dtype)
 
 
 def _from_single_file(file: str, config: str, part: str, dtype: torch.dtype) -> Any:
     """One part of a file with the original code's names; ``config``: diffusers folder or hub id."""
+    folder = _config_folder(file, config)
     try:
         with hermetic():
             if part == "text_encoder":
-                module = _text_encoder_from(file, config, dtype)
+                module = _text_encoder_from(file, folder, dtype)
             else:
                 module = _CLASSES[part].from_single_file(
-                    file, config=config, subfolder=part, torch_dtype=dtype
+                    file, config=folder, subfolder=part, torch_dtype=dtype
                 )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        why = "weights are missing" if "meta tensor" in str(error) else reason(error)
         raise ModelError(
-            f"{file}: {part} can't be loaded ({first_line(error)}): give config: the diffusers "
+            f"{file}: {part} can't be loaded ({why}): give config: the diffusers "
             f"folder (or a reachable hub id) that describes this file"
         ) from error
     missing = [name for name, tensor in module.named_parameters() if tensor.is_meta]
@@ -87,13 +90,13 @@ def _from_single_file(file: str, config: str, part: str, dtype: torch.dtype) -> 
     return module
 
 
-def _text_encoder_from(file: str, config: str, dtype: torch.dtype) -> Any:
+def _text_encoder_from(file: str, folder: str, dtype: torch.dtype) -> Any:
     """diffusers takes a file's text encoder out only to make a pipeline: make one of it alone."""
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline.from_single_file(
         file,
-        config=config,
+        config=folder,
         torch_dtype=dtype,
         unet=None,
         vae=None,
@@ -103,24 +106,34 @@ def _text_encoder_from(file: str, config: str, dtype: torch.dtype) -> Any:
     ).text_encoder
 
 
-def _from_pretrained(location: str, part: str, dtype: torch.dtype | None) -> Any:
-    """One part of a diffusers folder or hub id; never from a pickle, never partly random."""
-    options: dict[str, Any] = {"subfolder": part}
+def _config_folder(file: str, config: str) -> str:
+    """The folder with the configuration that a single file needs."""
+    try:
+        found = source(config)
+        for part in ("unet", "vae", "text_encoder"):
+            found.read(f"{part}/config.json")
+        return str(found.fetch())
+    except ModelError as error:
+        raise ModelError(f"{file}: give config: a diffusers folder ({error})") from error
+
+
+def _from_pretrained(folder: Path, part: str, dtype: torch.dtype | None) -> Any:
+    """One part of a diffusers folder; never from a pickle, never partly random."""
+    options: dict[str, Any] = {"subfolder": part, "local_files_only": True}
     if dtype is not None:
         options |= {
             "torch_dtype": dtype,
             "use_safetensors": True,
             "output_loading_info": True,
+            "variant": weights_variant(folder, part),
         }
-        if Path(location).is_dir():
-            options["variant"] = weights_variant(Path(location), part)
-    where = f"{location}/{part}"
+    where = f"{folder}/{part}"
     try:
         with hermetic():
-            loaded = _CLASSES[part].from_pretrained(location, **options)
+            loaded = _CLASSES[part].from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{where}: can't be loaded ({first_line(error)}): restore the files from where the "
+            f"{where}: can't be loaded ({reason(error)}): restore the files from where the "
             f"model came; weights must be safetensors"
         ) from error
     if dtype is None:
@@ -134,6 +147,6 @@ def _from_pretrained(location: str, part: str, dtype: torch.dtype | None) -> Any
 
 def _incomplete(where: str, names: list[Any]) -> ModelError:
     return ModelError(
-        f"{where}: {len(names)} weights are missing or of another shape, {names[0]} among them: "
+        f"{where}: weights missing or of another shape: {names[0]} and {len(names) - 1} more: "
         f"configuration and weights are of different models, restore the files"
     )

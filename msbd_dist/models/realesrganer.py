@@ -16,21 +16,20 @@ from torch import Tensor
 
 from msbd_dist.errors import ModelError
 from msbd_dist.models.loading import hermetic, read_weights
-from msbd_dist.models.sources import first_line
+from msbd_dist.models.sources import reason
 
 if TYPE_CHECKING:
     from msbd_dist.models.upscale import Upscaler
 
-_GONE = (
-    "torchvision.transforms.functional_tensor"  # basicsr imports it; removed in torchvision 0.17
-)
+# basicsr imports it; removed in torchvision 0.17
+_GONE = "torchvision.transforms.functional_tensor"
 
 
-def load_official(file: Path, *, factor: int, device: torch.device, dtype: torch.dtype) -> Upscaler:
+def load_official(file: Path, *, factor: int, device: torch.device, half: bool) -> Upscaler:
     """`realesrgan.RealESRGANer` without tiling, padding or 8-bit conversion.
 
     ``file`` is a .pth as published: weights named conv_first, body.0.rdb1... under "params_ema" or
-    "params". Half precision where ``dtype`` is float16, else float32. Raises `ModelError`.
+    "params". Raises `ModelError`.
     """
     enhancer_class, network_class = _import()
     network = _network(file, network_class, factor)
@@ -41,12 +40,12 @@ def load_official(file: Path, *, factor: int, device: torch.device, dtype: torch
                 model_path=str(file),
                 model=network,
                 pre_pad=0,
-                half=dtype == torch.float16,
+                half=half,
                 device=device,
             )
     except (RuntimeError, KeyError) as error:
         raise ModelError(
-            f"{file}: does not load as RRDBNet ({first_line(error)}): give RealESRGAN_x4plus.pth, "
+            f"{file}: does not load as RRDBNet ({reason(error)}): give RealESRGAN_x4plus.pth, "
             f"or choose upscaler: realesrgan, which knows more kinds"
         ) from error
 
@@ -74,7 +73,7 @@ def _import() -> tuple[Any, Any]:
             from realesrgan import RealESRGANer
     except ImportError as error:
         raise ModelError(
-            f"upscaler: realesrganer needs the package realesrgan ({first_line(error)}): "
+            f"upscaler: realesrganer needs the package realesrgan ({reason(error)}): "
             f"pip install 'msbd_dist[realesrgan]', or choose upscaler: realesrgan"
         ) from error
     return RealESRGANer, RRDBNet
@@ -89,7 +88,7 @@ def _network(file: Path, network_class: Any, factor: int) -> Any:
         growth = weights["body.0.rdb1.conv1.weight"].shape[0]
     except (KeyError, AttributeError) as error:
         raise ModelError(
-            f"{file}: is not a published Real-ESRGAN checkpoint (no {first_line(error)}): give "
+            f"{file}: is not a published Real-ESRGAN checkpoint (no {reason(error)}): give "
             f"RealESRGAN_x4plus.pth, or choose upscaler: realesrgan, which knows more kinds"
         ) from error
     blocks = len({key.split(".")[1] for key in weights if key.startswith("body.")})

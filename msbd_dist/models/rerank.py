@@ -15,7 +15,7 @@ from torch import Tensor
 
 from msbd_dist.errors import ModelError
 from msbd_dist.models.loading import hermetic
-from msbd_dist.models.sources import PICKLES, first_line, nearest
+from msbd_dist.models.sources import PICKLES, nearest, reason
 
 Scorer = Callable[[Tensor, str], list[float]]
 """``(pictures (B, 3, H, W) in [0, 1], prompt)`` -> B scores: cosine similarity times 100."""
@@ -48,7 +48,7 @@ def load_scorer(name: str, *, device: torch.device) -> Scorer:
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(
-            f"clip: {name} can't be loaded ({first_line(error)}): give a folder with "
+            f"clip: {name} can't be loaded ({reason(error)}): give a folder with "
             f"open_clip_config.json and weights, or connect to the network once to fetch it"
         ) from error
     return _scorer(model.to(device).eval().requires_grad_(False), preprocess, tokenizer, device)

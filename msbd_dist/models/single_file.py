@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from msbd_dist.errors import ModelError
-from msbd_dist.models.sources import first_line
+from msbd_dist.models.sources import reason
 
 _UNET = "model.diffusion_model."
 _CONV_IN = _UNET + "input_blocks.0.0.weight"
@@ -71,5 +71,5 @@ def _header(file: Path) -> dict[str, list[int]]:
         return {k: list(v["shape"]) for k, v in entries.items() if k != "__metadata__"}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(
-            f"{file}: is not a readable safetensors file ({first_line(error)}): download it again"
+            f"{file}: is not a readable safetensors file ({reason(error)}): download it again"
         ) from error

@@ -49,6 +49,10 @@ class Folder:
             )
         return content
 
+    def fetch(self, part: str | None = None) -> Path:
+        """The folder that holds ``part``, or all configuration: this one."""
+        return self.path
+
     def check_weights(self) -> None:
         """`ModelError` unless each part has safetensors weights and the tokenizer its files."""
         for part in _STEMS:
@@ -63,7 +67,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Hub:
-    """A repository of the model hub. Only its JSON files are fetched here, into the hub's cache."""
+    """A repository of the model hub, its files fetched into the hub's cache when asked for."""
 
     id: str
 
@@ -81,7 +85,7 @@ class Hub:
         except EntryNotFoundError:  # also raised when offline and not in the cache
             return None
         except (OSError, ValueError) as error:
-            raise self._unreachable(name, first_line(error)) from error
+            raise self._unreachable(name, reason(error)) from error
 
     def read(self, name: str) -> dict[str, Any]:
         """The content of the JSON file ``name``; `ModelError` where it can't be had."""
@@ -90,10 +94,23 @@ class Hub:
             raise self._unreachable(name, "not in the cache, and no answer or no such file")
         return content
 
-    def _unreachable(self, name: str, reason: str) -> ModelError:
+    def fetch(self, part: str | None = None) -> Path:
+        """The cache's copy, with the weights and text files of ``part``, or all configuration."""
+        from huggingface_hub import snapshot_download
+
+        names = [f"{part or '*'}/*.json", f"{part or '*'}/*.txt", "model_index.json"]
+        if part in _STEMS:
+            names += [f"{part}/{_STEMS[part]}{end}.safetensors" for end in ("", "-?????-of-?????")]
+        try:
+            with _silenced("huggingface_hub"):
+                return Path(snapshot_download(self.id, allow_patterns=names))
+        except (OSError, ValueError) as error:
+            raise self._unreachable(part or "its configuration", reason(error)) from error
+
+    def _unreachable(self, name: str, why: str) -> ModelError:
         return ModelError(
             f"{self.id}: no folder of this name here, and {name} could not be had from the model "
-            f"hub ({reason}): give the path of a diffusers folder, or fill the hub's cache first"
+            f"hub ({why}): give the path of a diffusers folder, or fill the hub's cache first"
         )
 
 
@@ -122,6 +139,11 @@ def locate(text: str) -> Folder | Hub | Path:
     )
 
 
+def source(location: str) -> Source:
+    """The source that a card's ``location`` names."""
+    return Folder(Path(location)) if Path(location).is_dir() else Hub(location)
+
+
 def weights_variant(folder: Path, part: str) -> str | None:
     """Which safetensors weights ``folder/part`` has: None for the plain name, "fp16" for halves.
 
@@ -148,18 +170,17 @@ def read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{file}: can't be read as JSON ({first_line(error)}): restore the file"
+            f"{file}: can't be read as JSON ({reason(error)}): restore the file"
         ) from error
     if not isinstance(content, dict):
-        raise ModelError(f"{file}: holds {type(content).__name__}, wanted an object {{...}}")
+        raise ModelError(f"{file}: holds {type(content).__name__}, not an object: restore the file")
     return content
 
 
-def first_line(error: BaseException) -> str:
-    """An error of another library in one line of at most 200 characters."""
-    lines = str(error).strip().splitlines()
-    text = " ".join(lines[0].split()).rstrip(".:") if lines else ""
-    return (text or type(error).__name__)[:200]
+def reason(error: BaseException, length: int = 160) -> str:
+    """What another library's error says, in one line of limited length."""
+    text = " ".join(str(error).split()).rstrip(".:") or type(error).__name__
+    return text if len(text) <= length else text[:length].rsplit(" ", 1)[0] + " …"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from msbd_dist.core.spec import Upscaler as Kind
 from msbd_dist.errors import ModelError
 from msbd_dist.models.card import required_checkpoint
 from msbd_dist.models.loading import frozen, hermetic, normal, read_weights
-from msbd_dist.models.sources import first_line
+from msbd_dist.models.sources import reason
 
 Upscaler = Callable[[Tensor], Tensor]
 """``(B, 3, H, W)`` float32 in [0, 1] -> ``(B, 3, factor * H, factor * W)`` float32 in [0, 1]."""
@@ -31,30 +31,34 @@ def load_upscaler(
     """An upscaler by exactly ``factor``.
 
     "realesrgan" reads the checkpoint at ``path`` through spandrel, "realesrganer" through the
-    official package; "bilinear" and "bicubic" need none. Raises `ModelError` naming the file.
+    official package; "bilinear" and "bicubic" need none. Where the models run in a half precision
+    (``dtype``), networks run in float16: bfloat16 can't tell the 256 levels of a picture apart.
+    Raises `ModelError` naming the file.
     """
     checkpoint = required_checkpoint(kind, path)
+    half = dtype != torch.float32
     if checkpoint is None:
-        return _interpolation(kind, factor)
+        return _interpolation(kind, factor, device)
     if kind == "realesrganer":
         from msbd_dist.models.realesrganer import load_official
 
-        return load_official(checkpoint, factor=factor, device=device, dtype=dtype)
-    return _network(checkpoint, factor, device, dtype)
+        return load_official(checkpoint, factor=factor, device=device, half=half)
+    return _network(checkpoint, factor, device, half)
 
 
-def _interpolation(mode: str, factor: int) -> Upscaler:
+def _interpolation(mode: str, factor: int, device: torch.device) -> Upscaler:
     def enlarge(x: Tensor) -> Tensor:
-        larger = F.interpolate(x.float(), scale_factor=factor, mode=mode, align_corners=False)
+        x = x.to(device, torch.float32)
+        larger = F.interpolate(x, scale_factor=factor, mode=mode, align_corners=False)
         return larger.clamp(0, 1)
 
     return enlarge
 
 
-def _network(file: Path, factor: int, device: torch.device, dtype: torch.dtype) -> Upscaler:
+def _network(file: Path, factor: int, device: torch.device, half: bool) -> Upscaler:
     found = _identify(file)
     _check_kind(file, found, factor)
-    dtype = _supported(found, dtype)
+    dtype = torch.float16 if half and found.supports_half else torch.float32
     frozen(found.model.to(dtype), device)
 
     @torch.no_grad()
@@ -78,7 +82,7 @@ def _identify(file: Path) -> Any:
         raise _wrong(file, "a model that spandrel does not know") from error
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise ModelError(
-            f"{file}: its weights don't fit together ({first_line(error)}): download it again"
+            f"{file}: its weights don't fit together ({reason(error)}): download it again"
         ) from error
 
 
@@ -102,8 +106,3 @@ def _wrong(file: Path, what: str) -> ModelError:
         f"{file}: is {what}, wanted a super-resolution model for RGB pictures: give one such as "
         f"RealESRGAN_x4plus.pth, or choose upscaler: bicubic"
     )
-
-
-def _supported(found: Any, dtype: torch.dtype) -> torch.dtype:
-    able = {torch.float16: found.supports_half, torch.bfloat16: found.supports_bfloat16}
-    return dtype if able.get(dtype, False) else torch.float32

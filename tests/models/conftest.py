@@ -58,8 +58,3 @@ def scene() -> Tensor:
     cv2.circle(large, (270, 250), 130, (210, 40, 40), -1, cv2.LINE_AA)
     small = cv2.resize(large, (128, 128), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
-
-
-def loaded(folder: Path, **spec: str) -> Models:
-    """The models of a folder or file on the CPU."""
-    return load(resolve(ModelSpec(family=str(folder), **spec)), device="cpu")

@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from msbd_dist.models.card import bundled_folder
+from msbd_dist.core.spec import ModelSpec
+from msbd_dist.models.bundle import Models, load
+from msbd_dist.models.card import bundled_folder, resolve
 from msbd_dist.models.loading import hermetic
 
 TEXT_WIDTH = 32
@@ -24,6 +26,11 @@ SD1_FILE = {  # the tensors by which a single file is known, in SD 1's shapes
     "first_stage_model.post_quant_conv.weight": [4, 4, 1, 1],
     "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": [77, 768],
 }
+
+
+def loaded(folder: Path | str, **spec: str) -> Models:
+    """The models of a folder or file on the CPU."""
+    return load(resolve(ModelSpec(family=str(folder), **spec)), device="cpu")
 
 
 def write_sd_folder(
@@ -88,6 +95,16 @@ def write_single_file(folder: Path, file: Path) -> Path:
     return file
 
 
+def fill_hub_cache(cache: Path, name: str, folder: Path, *, weights: bool = True) -> Path:
+    """Put a folder where the model hub's client would have; returns the copy."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    skip = shutil.ignore_patterns() if weights else shutil.ignore_patterns("*.safetensors")
+    snapshot = shutil.copytree(folder, repository / "snapshots" / ("0" * 40), ignore=skip)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    return snapshot
+
+
 def rrdbnet_weights(
     *, scale: int = 4, filters: int = 16, blocks: int = 1, channels: int = 3, seed: int = 0
 ) -> dict[str, Tensor]:
@@ -112,6 +129,8 @@ def rrdbnet_weights(
         spread = (9 * into) ** -0.5
         weights[f"{name}.weight"] = torch.randn(out, into, 3, 3, generator=random) * spread
         weights[f"{name}.bias"] = torch.rand(out, generator=random) * 0.2
+    weights["conv_last.weight"] *= 0.3  # pictures about mid-grey, seldom clamped
+    weights["conv_last.bias"] += 0.4
     return weights
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import loaded
-from folders import SD1_FILE, edit_json, write_rrdbnet
+from folders import SD1_FILE, edit_json, fill_hub_cache, loaded, write_rrdbnet
 from safetensors.torch import load_file, save_file
 
 from msbd_dist.core.spec import ModelSpec
@@ -109,7 +108,7 @@ def test_weights_that_dont_fill_a_part_are_refused(tmp_path: Path, made: Path, p
     gone = next(name for name in sorted(weights) if name.endswith("bias"))
     del weights[gone]
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=f"{part}: 1 weights are missing.*{gone[-20:]}.*restore"):
+    with pytest.raises(ModelError, match=f"{part}: weights missing.*{gone[-20:]}.*restore"):
         getattr(loaded(folder).latent.parts, part)
 
 
@@ -140,8 +139,10 @@ def test_sd1_files_without_config_need_the_hub_once(tmp_path: Path) -> None:
     file = tmp_path / "sd1.safetensors"
     save_file({name: torch.zeros(shape) for name, shape in SD1_FILE.items()}, file)
     models = loaded(file)
-    for part, words in (("unet", "give config"), ("tokenizer", "restore the files")):
-        with pytest.raises(ModelError, match=rf"{part}.* can't be loaded.*{words}") as caught:
+    for part in ("unet", "text_encoder", "tokenizer", "scheduler"):
+        start = "sd1.safetensors: give config.*" if part in ("unet", "text_encoder") else ""
+        match = start + "stable-diffusion-v1-5: .*hub.*give"
+        with pytest.raises(ModelError, match=match) as caught:
             getattr(models.latent.parts, part)
         assert "\n" not in str(caught.value)
 
@@ -167,3 +168,27 @@ def test_the_upscalers_factor_is_the_familys(tmp_path: Path, made: Path) -> None
     models = loaded(folder)
     assert models.upscaler("realesrgan")(small).shape == (1, 3, 16, 16)
     assert models.upscaler("bilinear")(small).shape == (1, 3, 16, 16)
+
+
+def test_a_hub_id_loads_from_the_hubs_cache(hub_cache: Path, made: Path) -> None:
+    snapshot = fill_hub_cache(hub_cache, "org/name", made / "eps")
+    z = torch.zeros(1, 4, 8, 8)
+    hub, folder = loaded("org/name").latent, loaded(made / "eps").latent
+    for latent in (hub, folder):
+        x0 = latent.denoiser(latent.text("a red star"), guidance=3)(z, 500)
+        assert torch.equal(x0, folder.denoiser(folder.text("a red star"), guidance=3)(z, 500))
+        assert torch.equal(latent.decode(z), folder.decode(z))
+    assert torch.equal(hub.alphas_cumprod, folder.alphas_cumprod)
+    for file in snapshot.glob("*/*.safetensors"):
+        file.unlink()
+    with pytest.raises(ModelError, match=r"unet: has no diffusion_pytorch_model\.safetensors"):
+        assert loaded("org/name").latent.parts.unet
+
+
+def test_a_single_file_may_take_its_config_from_the_hub(hub_cache: Path, made: Path) -> None:
+    fill_hub_cache(hub_cache, "org/name", made / "eps", weights=False)
+    single = loaded(made / "single.safetensors", config="org/name").latent
+    folder = loaded(made / "eps").latent
+    for part in ("unet", "vae", "text_encoder"):
+        ours, theirs = (getattr(latent.parts, part).state_dict() for latent in (single, folder))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

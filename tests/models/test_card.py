@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from folders import SD1_FILE, edit_json, model_index, write_json
+from folders import SD1_FILE, edit_json, fill_hub_cache, model_index, write_json
 
 from msbd_dist.core.spec import Family, ModelSpec
 from msbd_dist.errors import ModelError
@@ -103,10 +103,7 @@ def test_a_single_file_takes_its_numbers_from_config_or_from_being_sd1(
 
 
 def test_a_hub_id_is_read_from_the_hubs_cache(folder: Path, hub_cache: Path) -> None:
-    repository = hub_cache / "models--org--name"
-    shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0" * 40)
+    fill_hub_cache(hub_cache, "org/name", folder)
     card = resolve(ModelSpec(family="org/name"))
     assert card.location == "org/name"
     assert card.family == resolve(ModelSpec(family=str(folder))).family
@@ -177,8 +174,8 @@ FOLDERS = {
     "no sample size": (_edit("unet/config.json", sample_size=None), ["sample_size", "native"]),
     "no blocks": (_edit("vae/config.json", block_out_channels=None), ["block_out_channels"]),
     "unknown key": (_msbd(natve=64), ["msbd.json", "natve", "did you mean 'native'"]),
-    "wrong type": (_msbd(native="64"), ["msbd.json", "native", "'64'", "int"]),
-    "bool is no number": (_msbd(native=True), ["msbd.json", "native", "True", "int"]),
+    "wrong type": (_msbd(native="64"), ["msbd.json", "native", "'64'", "a whole number"]),
+    "bool is no number": (_msbd(native=True), ["msbd.json", "native", "True", "a whole number"]),
     "impossible size": (_msbd(native=100), ["100", "multiple of 64", "msbd.json"]),
     "missing upscaler": (_msbd(sr="up.pth"), ["up.pth", "no such file"]),
 }

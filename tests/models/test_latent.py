@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import loaded
 from diffusers import DDIMScheduler
-from folders import edit_json
+from folders import edit_json, loaded
 from torch import Tensor
 from torch.func import functional_call
 

@@ -144,3 +144,12 @@ def test_files_that_are_no_checkpoints_are_refused(name: str, tmp_path: Path) ->
 def test_a_network_without_checkpoint_is_refused(kind: Kind) -> None:
     with pytest.raises(ModelError, match=r"sr: PATH/RealESRGAN_x4plus\.pth, or choose.*bicubic"):
         load(kind)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_of_a_picture_is_float16(made: Path, dtype: torch.dtype) -> None:
+    x = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    up = load_upscaler("realesrgan", made / "x4.pth", factor=4, device=CPU, dtype=dtype)
+    exact = load("realesrgan", made / "x4.pth")(x)
+    assert up(x).dtype == torch.float32
+    assert 0 < float((up(x) - exact).abs().max()) < 1 / 512

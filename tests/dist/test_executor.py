@@ -1,0 +1,123 @@
+"""Executors run tasks and report what became of them; the serial one and Ray alike."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from msbd_dist.dist.executor import (
+    Executor,
+    RetryPolicy,
+    SerialExecutor,
+    Verdict,
+    Worker,
+    WorkerLost,
+)
+from msbd_dist.dist.ray_executor import RayExecutor
+from msbd_dist.errors import ImageError, NonFiniteError, WorkerError
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    kind: str = "square"
+    value: int = 0
+    once: Path | None = None  # die only if this file is not there yet
+
+
+class Calculator:
+    def run(self, task: Job) -> dict[str, int]:
+        if task.kind == "fail":
+            raise ImageError(f"{task.name}: got x, wanted y")
+        if task.kind == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if task.kind == "die once" and task.once is not None and not task.once.exists():
+            task.once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"result": task.value**2}
+
+
+def make() -> Worker:
+    return Calculator()
+
+
+@pytest.fixture(params=["serial", "ray"])
+def executor(request: pytest.FixtureRequest, ray_session: None) -> Iterator[Executor]:
+    pool: Executor = SerialExecutor(make)
+    if request.param == "ray":
+        pool = RayExecutor(make, num_workers=2, use_gpus=False)
+    yield pool
+    pool.close()
+
+
+def test_every_task_has_one_outcome(executor: Executor) -> None:
+    for i in range(7):
+        executor.submit(Job(f"j{i}", value=i))
+    outcomes = [executor.wait() for _ in range(7)]
+    assert {o.task.name: o.facts for o in outcomes} == {
+        f"j{i}": {"result": i * i} for i in range(7)
+    }
+    with pytest.raises(LookupError):
+        executor.wait()
+
+
+def test_an_error_comes_back_as_itself_and_harms_no_other_task(executor: Executor) -> None:
+    executor.submit(Job("bad", kind="fail"))
+    executor.submit(Job("good", value=3))
+    outcomes = {o.task.name: o for o in (executor.wait(), executor.wait())}
+    assert type(outcomes["bad"].error) is ImageError
+    assert str(outcomes["bad"].error) == "bad: got x, wanted y"
+    assert outcomes["good"].facts == {"result": 9}
+
+
+def test_dropped_tasks_never_run(executor: Executor) -> None:
+    for i in range(20):
+        executor.submit(Job("a" if i % 2 else "b", value=i))
+    dropped = executor.drop(lambda job: job.name == "a")
+    seen = [executor.wait().task.name for _ in range(20 - dropped)]
+    assert dropped >= 8
+    assert seen.count("b") == 10
+    with pytest.raises(LookupError):
+        executor.wait()
+
+
+def test_a_task_whose_worker_dies_is_given_out_again(ray_session: None, tmp_path: Path) -> None:
+    pool = RayExecutor(make, num_workers=2, use_gpus=False)
+    pool.submit(Job("unlucky", kind="die once", value=5, once=tmp_path / "died"))
+    for i in range(3):
+        pool.submit(Job(f"j{i}", value=i))
+    outcomes = {o.task.name: o for o in (pool.wait() for _ in range(4))}
+    pool.close()
+    assert outcomes["unlucky"].facts == {"result": 25}
+    assert outcomes["unlucky"].attempts == 2
+    assert all(o.error is None for o in outcomes.values())
+
+
+def test_a_task_that_kills_every_worker_fails_with_one_line(ray_session: None) -> None:
+    pool = RayExecutor(make, num_workers=1, use_gpus=False)
+    pool.submit(Job("poison", kind="die"))
+    outcome = pool.wait()
+    pool.close()
+    assert isinstance(outcome.error, WorkerError)
+    assert "died 3 times" in str(outcome.error)
+    assert "\n" not in str(outcome.error)
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "verdict"),
+    [
+        (WorkerLost("gone"), 1, Verdict.RETRY),
+        (WorkerLost("gone"), 2, Verdict.RETRY),
+        (WorkerLost("gone"), 3, Verdict.FAIL),
+        (ImageError("bad"), 1, Verdict.FAIL),
+        (NonFiniteError("NaN"), 1, Verdict.FAIL),
+        (ValueError("bug"), 1, Verdict.FAIL),
+    ],
+)
+def test_only_lost_workers_are_retried(error: Exception, attempts: int, verdict: Verdict) -> None:
+    assert RetryPolicy().decide(error, attempts) is verdict
