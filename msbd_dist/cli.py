@@ -74,6 +74,7 @@ Settings = Annotated[
 def main() -> NoReturn:
     """Entry point: every foreseen error ends in one line and its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("pyvips").setLevel(logging.ERROR)  # what it warns of, we raise
     try:
         app(standalone_mode=False)
         sys.exit(0)

@@ -1,22 +1,20 @@
-"""Settings for all tests: no time limits in property tests, one thread, no network."""
+"""Settings for all tests: no time limits in property tests, one thread, no network; one Ray."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "project", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("project")
-
-from collections.abc import Iterator
-
-import pytest
 
 
 @pytest.fixture(scope="session")

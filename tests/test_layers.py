@@ -16,7 +16,7 @@ LAYERS = {
     "canvas": {"errors", "core", "canvas"},
     "models": {"errors", "core", "models"},
     "dist": {"errors", "dist"},
-    "tiny": {"core", "tiny"},
+    "tiny": {"errors", "core", "tiny"},
     "batch": {"errors", "core", "canvas", "models", "dist", "batch"},
     "cli": {"errors", "core", "batch", "models"},
     "__init__": {"errors", "core", "batch"},
@@ -25,7 +25,7 @@ THIRD_PARTY = {
     "core": {"numpy", "PIL", "torch"},
     "canvas": {"numpy", "PIL", "zarr", "pyvips", "scipy"},
     "dist": {"ray"},
-    "tiny": {"numpy", "PIL"},
+    "tiny": {"numpy", "PIL", "scipy"},
 }
 TORCH_IN_CORE = {"noise.py", "sampling.py", "decoder.py"}
 

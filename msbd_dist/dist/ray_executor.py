@@ -154,7 +154,9 @@ def _as_ours(raised: Exception) -> Exception:
     if isinstance(raised, RayTaskError):
         return raised.cause if isinstance(raised.cause, Exception) else raised
     if isinstance(raised, (RayActorError, ActorUnavailableError)):
-        return WorkerLost(str(raised).strip().splitlines()[0])
+        lines = str(raised).strip().splitlines()
+        born_dead = "creation task" in lines[0]  # then the last line has the reason
+        return WorkerLost(lines[-1] if born_dead else lines[0])
     return raised
 
 

@@ -5,7 +5,8 @@ folder of the Stable Diffusion 1.x / 2.x shape, a hub id of one, or one ``.safet
 Beside model_index.json an optional ``msbd.json`` may say what the configuration can't:
 
     native, segment, overlap    pixels (default: UNet sample size, 1.5x that, a quarter of that)
-    guidance                    recommended scale (7.5)
+    guidance, segment_guidance  recommended scales, the second in segmented stages (7.5, the first)
+    middle_start, segment_start recommended strengths of later stages (0.4, 0.25)
     sr, clip, sr_factor         upscaler checkpoint, scorer, enlargement (none, ViT-L-14:openai, 4)
 
 Relative paths in it are relative to the folder.
@@ -25,7 +26,6 @@ from msbd_dist.models.sources import Folder, Hub, Source, locate, nearest
 
 BUNDLED = "tiny"  # the name of the family that comes with the package
 CLIP = "ViT-L-14:openai"
-GUIDANCE = 7.5
 
 _PIPELINES = {
     "StableDiffusionPipeline",
@@ -50,13 +50,17 @@ _OWN_KEYS: dict[str, tuple[type, ...]] = {
     "segment": (int,),
     "overlap": (int,),
     "guidance": (float, int),
+    "segment_guidance": (float, int),
+    "middle_start": (float, int),
+    "segment_start": (float, int),
     "sr": (str,),
     "clip": (str,),
     "sr_factor": (int,),
 }
+_RECOMMENDED = ("sr_factor", "guidance", "segment_guidance", "middle_start", "segment_start")
 _WORDS = {int: "a whole number", float: "a number", str: "text"}
 _SD1_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # what diffusers itself falls back to
-_SD1 = Family(native=512, segment=768, overlap=128, guidance=GUIDANCE)
+_SD1 = Family(native=512, segment=768, overlap=128)
 _SD1_TEXT_WIDTH = 768
 _SD2_TEXT_WIDTH = 1024
 
@@ -179,9 +183,8 @@ def _family(source: Source, own: dict[str, Any]) -> Family:
             unet_multiple=multiple,
             vae_factor=vae_factor,
             latent_channels=latent,
-            sr_factor=own.get("sr_factor", 4),
-            guidance=own.get("guidance", GUIDANCE),
             max_tokens=int(min(tokens)),
+            **{key: own[key] for key in _RECOMMENDED if key in own},
         )
     except ModelError as error:
         raise ModelError(f"{source}: {error}: set native, segment, overlap in msbd.json") from None

@@ -1,4 +1,4 @@
-"""Four pictures to edit, each with a mask and a prompt that the tiny family understands.
+"""Four pictures to edit, each with a mask, for the prompts of ``jobs/demo.yaml``.
 
     python -m msbd_dist.tiny.demo FOLDER [--seed N]
 
@@ -21,12 +21,13 @@ from math import pi
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image as Pil
+from PIL import ImageDraw
+from scipy.ndimage import distance_transform_edt
 
 from msbd_dist.core.geometry import Size
-from msbd_dist.errors import ImageError
 from msbd_dist.tiny.scenes import (
     Background,
     Image,
@@ -43,10 +44,9 @@ _UNIT = 600.0  # pixels shown to the model as one picture: a mask of 460 and its
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """One edit: the stem of its files, the prompt, and what is to be seen."""
+    """One edit: the stem of its files, and what is to be seen."""
 
     name: str
-    prompt: str
     description: str
     draw: Callable[[np.random.Generator, int], tuple[Image, Mask]]
 
@@ -67,13 +67,8 @@ def write_demo(folder: Path, seed: int = 7) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, demo in enumerate(DEMOS):
         image, mask = demo.draw(np.random.default_rng((seed, index)), seed)
-        _write_png(folder / demo.image_file, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        _write_png(folder / demo.mask_file, mask.astype(np.uint8) * 255)
-
-
-def _write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
-    if not cv2.imwrite(str(path), pixels):
-        raise ImageError(f"cannot write {path}; choose a folder that can be written to")
+        Pil.fromarray(image).save(folder / demo.image_file)
+        Pil.fromarray(mask.astype(np.uint8) * 255).save(folder / demo.mask_file)
 
 
 def _meadow(rng: np.random.Generator, seed: int) -> tuple[Image, Mask]:
@@ -138,9 +133,9 @@ def _blob(rng: np.random.Generator, size: Size, center: tuple[float, float]) -> 
     radii = rng.uniform(212, 252, 11)
     corners = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
     corners += center[::-1]
-    canvas = np.zeros((size.height, size.width), np.uint8)
-    cv2.fillPoly(canvas, [corners.round().astype(np.int32)], 255)
-    return canvas > 0
+    canvas = Pil.new("L", (size.width, size.height))
+    ImageDraw.Draw(canvas).polygon([(x, y) for x, y in corners.tolist()], fill=255)
+    return np.asarray(canvas) > 0
 
 
 def _rounded_rectangle(
@@ -166,33 +161,29 @@ def _offsets(size: Size, center: tuple[float, float]) -> tuple[npt.NDArray[Any],
 
 
 def _grown(mask: Mask, pixels: int) -> Mask:
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
-    grown: Mask = cv2.dilate(mask.astype(np.uint8), disc) > 0
+    """The mask and everything within ``pixels`` of it."""
+    grown: Mask = distance_transform_edt(~mask) <= pixels
     return grown
 
 
 DEMOS = (
     Demo(
         name="meadow",
-        prompt="a red star on grass",
         description="add a red star to a meadow",
         draw=_meadow,
     ),
     Demo(
         name="wall",
-        prompt="a yellow heart",
         description="replace the blue circle on a brick wall by a yellow heart",
         draw=_wall,
     ),
     Demo(
         name="beach",
-        prompt="sand",  # the ground's name: an empty prompt draws some object more often than none
         description="remove the black flower from the sand",
         draw=_beach,
     ),
     Demo(
         name="valley",
-        prompt="a purple circle",
         description="add a purple circle to the sky of a landscape",
         draw=_valley,
     ),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ray import cloudpickle
 
 from msbd_dist.dist.executor import (
     Executor,
@@ -40,6 +42,10 @@ class Calculator:
             task.once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return {"result": task.value**2}
+
+
+# workers can't import test modules: send what is defined here along
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def make() -> Worker:

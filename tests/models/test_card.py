@@ -38,7 +38,14 @@ def folder(made: Path, tmp_path: Path) -> Path:
 def test_the_bundled_family_is_a_folder_like_any_other(tmp_path: Path) -> None:
     card = resolve(ModelSpec())
     assert card.family == Family(
-        native=128, segment=192, overlap=32, unet_multiple=32, guidance=6.0, max_tokens=24
+        native=128,
+        segment=192,
+        overlap=32,
+        unet_multiple=32,
+        guidance=6.0,
+        segment_guidance=1.0,
+        segment_start=0.1,
+        max_tokens=24,
     )
     assert card.sr is not None
     assert Path(card.sr).is_file()

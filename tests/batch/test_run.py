@@ -1,0 +1,340 @@
+"""Whole edits by real models, serial and on Ray (checks C1, C7, C9 and what a re-run does)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from conftest import QUICK, draw_inputs, manifest_of, pixels
+from safetensors.torch import load_file, save_file
+
+from msbd_dist.batch import steps
+from msbd_dist.batch.manifest import Manifest
+from msbd_dist.batch.record import WorkerSpec, load_edit
+from msbd_dist.batch.run import RunResult, life, run_manifest
+from msbd_dist.batch.worker import TaskWorker
+from msbd_dist.core.geometry import Size
+from msbd_dist.core.spec import ModelSpec
+from msbd_dist.models.card import bundled_folder, resolve
+
+MakeManifest = Callable[..., Manifest]
+
+
+def serial(manifest: Manifest, out: Path) -> RunResult:
+    return run_manifest(manifest, out, executor="serial")
+
+
+def stored(out: Path) -> dict[str, bytes]:
+    """Every stored array and picture of a run, for comparing bytes."""
+    found = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*.png")}
+    found.pop("contact-sheet.png", None)
+    for edit in (p.parent for p in out.glob("*/edit.json")):
+        group = zarr.open_group(edit / "canvas.zarr", mode="r")
+        for name, array in group.members(max_depth=None):
+            if isinstance(array, zarr.Array):
+                found[f"{edit.name}/{name}"] = np.asarray(array[:]).tobytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, RunResult]:
+    """Two edits run by the oracle."""
+    folder = tmp_path_factory.mktemp("quiet")
+    draw_inputs(folder, size=Size(430, 380))
+    manifest = manifest_of(folder, {}, {"prompt": "a blue ring", "seed": 9})
+    return manifest, serial(manifest, folder / "out")
+
+
+def test_outside_the_mask_nothing_changes_and_inside_it_something_does(
+    quiet: tuple[Manifest, RunResult],
+) -> None:
+    manifest, result = quiet
+    assert result.exit_code == 0
+    mask = pixels(manifest.edits[0].mask) >= 128
+    before = pixels(manifest.edits[0].image)
+    for edit in result.edits:
+        after = pixels(str(edit.output))
+        assert after.shape == before.shape
+        assert np.count_nonzero(after[~mask] != before[~mask]) == 0
+        assert np.mean((after[mask] != before[mask]).any(-1)) > 0.9
+
+
+def test_every_kind_of_stage_and_task_was_there(quiet: tuple[Manifest, RunResult]) -> None:
+    _, result = quiet
+    plan = load_edit(result.out / "e0").plan
+    assert [stage.kind for stage in plan.stages] == ["base", "whole", "segmented"]
+    assert len(plan.final.segments) > 2
+    kinds = {(t.stage, t.kind) for t in plan.tasks("e0")}
+    assert kinds == {(s, k) for s in range(3) for k in ("denoise", "fit", "decode")}
+
+
+def test_a_run_leaves_its_record_candidates_previews_and_a_contact_sheet(
+    quiet: tuple[Manifest, RunResult],
+) -> None:
+    _, result = quiet
+    run = json.loads((result.out / "run.json").read_text())
+    assert run["threads"] == 1
+    assert run["versions"]["torch"] == torch.__version__.split("+")[0]
+    report = json.loads((result.out / "report.json").read_text())
+    first = report["edits"][0]
+    assert first["state"] == "done"
+    assert first["seed"] == 5
+    assert len(first["scores"]) == 2
+    assert first["chosen"] == int(np.argmax(first["scores"]))
+    candidates = sorted(p.name for p in (result.out / "e0/candidates").iterdir())
+    assert len(candidates) == 2
+    assert sum("chosen" in name for name in candidates) == 1
+    assert len(list((result.out / "e0/previews").iterdir())) == 3
+    assert result.contact_sheet is not None
+    assert pixels(result.contact_sheet).shape[0] > 700
+    assert not list(result.out.rglob("tuned-*"))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_ray_workers_writes_the_bytes_of_the_oracle(
+    workers: int, quiet: tuple[Manifest, RunResult], ray_session: None, tmp_path: Path
+) -> None:
+    manifest, result = quiet
+    found = run_manifest(manifest, tmp_path / "out", workers=workers)
+    assert found.exit_code == 0
+    assert stored(tmp_path / "out") == stored(result.out)
+
+
+def test_a_killed_worker_changes_nothing(
+    quiet: tuple[Manifest, RunResult], ray_session: None, tmp_path: Path
+) -> None:
+    manifest, result = quiet
+    out, killed = tmp_path / "out", []
+
+    def kill_the_busiest() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            time.sleep(0.1)
+            if not list(out.glob("*/ledger/1-denoise-0.json")):
+                continue
+            for pid in ray_workers("_Actor.run"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    return
+
+    nemesis = threading.Thread(target=kill_the_busiest)
+    nemesis.start()
+    found = run_manifest(manifest, out, workers=2)
+    nemesis.join()
+    assert killed
+    assert found.exit_code == 0
+    assert stored(out) == stored(result.out)
+
+
+def ray_workers(doing: str) -> list[int]:
+    """Processes that Ray has named after the method they are running."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"ray::{doing}" in path.read_bytes().decode(errors="replace"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_a_finished_run_does_nothing_when_run_again(quiet: tuple[Manifest, RunResult]) -> None:
+    manifest, result = quiet
+    before = {p: p.stat().st_mtime_ns for p in (result.out / "e0").rglob("*") if p.is_file()}
+    again = serial(manifest, result.out)
+    assert [e.state for e in again.edits] == ["kept", "kept"]
+    assert again.exit_code == 0
+    after = {p: p.stat().st_mtime_ns for p in (result.out / "e0").rglob("*") if p.is_file()}
+    assert before == after
+
+
+class Stop(BaseException):
+    """Stands for an interruption between two tasks."""
+
+
+@pytest.mark.parametrize("tasks", [0, 1, 4, 8])
+def test_an_interrupted_run_continues_without_repeating_finished_tasks(
+    tasks: int, quiet: tuple[Manifest, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, result = quiet
+    out = tmp_path / "out"
+    ran: list[str] = []
+    real = TaskWorker.run
+
+    def counting(self: TaskWorker, task: Any) -> dict[str, Any]:
+        if interrupt and len(ran) == tasks:
+            raise Stop
+        facts = real(self, task)
+        ran.append(f"{task.edit}/{task.name}")
+        return facts
+
+    monkeypatch.setattr(TaskWorker, "run", counting)
+    interrupt = True
+    with pytest.raises(Stop):
+        serial(manifest, out)
+    interrupt = False
+    assert serial(manifest, out).exit_code == 0
+    assert len(ran) == len(set(ran))
+    assert stored(out) == stored(result.out)
+
+
+def test_a_changed_edit_is_run_again_and_only_it(
+    make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    serial(make_manifest({}, {}), out)
+    result = serial(make_manifest({}, {"prompt": "a green heart"}), out)
+    assert [e.state for e in result.edits] == ["kept", "done"]
+
+
+def test_a_drawn_seed_is_recorded_and_kept_by_a_resume(
+    make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    manifest = make_manifest({"seed": None, "steps": 1, "repaint": 0})
+    out = tmp_path / "out"
+    edit = steps.ingest(
+        steps.prepare(
+            manifest.edits[0], out / "e0", family=resolve(ModelSpec()).family, models=ModelSpec()
+        )
+    )
+    drawn = edit.record.seed
+    assert load_edit(out / "e0").seed == drawn
+    again = steps.prepare(
+        manifest.edits[0], out / "e0", family=resolve(ModelSpec()).family, models=ModelSpec()
+    )
+    assert steps.ingest(again).record.seed == drawn
+
+
+def test_one_bad_edit_never_harms_the_others(make_manifest: MakeManifest, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
+    manifest = make_manifest(
+        {"image": "broken.png"},
+        {"image": "nowhere.png"},
+        {},
+        {"prompt": "star " * 30},
+    )
+    result = serial(manifest, tmp_path / "out")
+    assert [e.state for e in result.edits] == ["failed", "failed", "done", "failed"]
+    assert result.exit_code == 1
+    for name, edit in zip(["broken.png", "nowhere.png", "", "tokens"], result.edits, strict=True):
+        if edit.error is not None:
+            assert name in str(edit.error)
+            assert "\n" not in str(edit.error)
+
+
+def test_nan_from_the_model_is_one_line_and_leaves_no_output(
+    make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    family = copy_of_the_family(tmp_path / "family")
+    file = family / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights["conv_out.bias"].fill_(float("nan"))
+    save_file(weights, file, metadata={"format": "pt"})
+    result = serial(make_manifest({}, models=str(family)), tmp_path / "out")
+    (edit,) = result.edits
+    assert edit.state == "failed"
+    assert "NaN" in str(edit.error)
+    assert "stage 0" in str(edit.error)
+    assert not (tmp_path / "out/e0/output.png").exists()
+
+
+def copy_of_the_family(target: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(bundled_folder(), target))
+
+
+def test_the_real_decoder_is_bit_identical_after_a_fit_that_lowers_the_loss(
+    make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    manifest = make_manifest({"decoder_steps": 8, "decoder_lr": 0.0003})
+    out = tmp_path / "out"
+    family = resolve(ModelSpec()).family
+    edit = steps.ingest(
+        steps.prepare(manifest.edits[0], out / "e0", family=family, models=ModelSpec())
+    )
+    worker = TaskWorker(WorkerSpec(out, ModelSpec(), 1))
+    decoder = worker._models.latent.decoder
+    before = {k: v.clone() for k, v in decoder.state_dict().items()}
+    todo = life(edit)
+    for wave in todo:
+        for task in wave:
+            facts = worker.run(task)
+            edit.ledger.commit(task.name, facts)
+            if task.kind == "fit":
+                assert facts["losses"][-1] < facts["losses"][0]
+        if wave[0].kind == "fit":
+            break
+    for key, value in decoder.state_dict().items():
+        assert torch.equal(before[key], value), key
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"upscaler": "bilinear"},
+        {"upscaler": "bicubic", "upscale_diffusion": "off"},
+        {"upscale_diffusion": "unconditional"},
+        {"blend": False},
+        {"lowpass": "half"},
+        {"lowpass": "off"},
+        {"rerank": False},
+        {"decoder_optimization": False},
+        {"decoder_batch": "minibatch"},
+        {"compose": "over"},
+        {"repaint": 0},
+        {"eta": 0.0},
+        {"guidance": 3, "segment_guidance": 3},
+        {"negative_prompt": "a green heart"},
+        {"middle_start": 0.1},
+        {"decoder_lambda": 1.0, "decoder_lr": 0.01},
+        {"samples": 1},
+        {"prompt": ""},
+    ],
+    ids=str,
+)
+def test_every_option_of_the_method_makes_a_difference(
+    options: dict[str, Any], quiet: tuple[Manifest, RunResult], tmp_path: Path
+) -> None:
+    manifest, result = quiet
+    folder = Path(manifest.edits[0].image).parent
+    only = {k: v for k, v in QUICK.items() if k not in options}
+    changed = manifest_of(tmp_path_with(folder, tmp_path), {**only, **options})
+    found = serial(changed, tmp_path / "out")
+    assert found.exit_code == 0, found.edits
+    (edit,) = found.edits
+    assert (pixels(str(edit.output)) != pixels(str(result.edits[0].output))).any()
+
+
+def tmp_path_with(folder: Path, target: Path) -> Path:
+    for name in ("image.png", "mask.png"):
+        (target / name).write_bytes((folder / name).read_bytes())
+    return target
+
+
+def test_a_feather_fades_the_edit_in_from_the_edge(
+    quiet: tuple[Manifest, RunResult], tmp_path: Path
+) -> None:
+    manifest, result = quiet
+    folder = tmp_path_with(Path(manifest.edits[0].image).parent, tmp_path)
+    (edit,) = serial(manifest_of(folder, {"feather": 20}), tmp_path / "out").edits
+    before = pixels(manifest.edits[0].image).astype(int)
+    sharp, soft = (pixels(str(e.output)).astype(int) for e in (result.edits[0], edit))
+    mask = pixels(manifest.edits[0].mask) >= 128
+    from scipy.ndimage import distance_transform_edt
+
+    depth = distance_transform_edt(mask)
+    edge, core = (depth > 0) & (depth < 4), depth > 22
+    assert np.abs(soft - before)[edge].mean() < 0.5 * np.abs(sharp - before)[edge].mean()
+    np.testing.assert_array_equal(soft[core], sharp[core])
+    assert (soft[~mask] == before[~mask]).all()
