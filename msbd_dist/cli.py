@@ -76,12 +76,9 @@ def main() -> NoReturn:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("pyvips").setLevel(logging.ERROR)  # what it warns of, we raise
     try:
-        app(standalone_mode=False)
-        sys.exit(0)
+        sys.exit(app(standalone_mode=False) or 0)
     except MsbdError as error:
         fail(str(error), error.exit_code)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
     except typer.Abort:
         fail("interrupted", 130)
     except KeyboardInterrupt:

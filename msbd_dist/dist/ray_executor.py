@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -139,6 +140,7 @@ def connect(address: str | None, *, num_cpus: int) -> bool:
         cpus = max(num_cpus, os.cpu_count() or 1)
         options |= {"num_cpus": cpus, "include_dashboard": False}
     try:
+        _knock(address)
         ray.init(address=address or "local", **options)
     except Exception as error:
         line = next(iter(str(error).strip().splitlines()), repr(error))
@@ -147,6 +149,13 @@ def connect(address: str | None, *, num_cpus: int) -> bool:
             "or leave --address out to start one here"
         ) from error
     return True
+
+
+def _knock(address: str | None) -> None:
+    """OSError where HOST:PORT does not answer: Ray itself would end the whole process."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _as_ours(raised: Exception) -> Exception:
