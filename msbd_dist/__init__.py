@@ -37,11 +37,12 @@ def edit(
     ``negative_prompt``. Samples outside the mask equal the input's. Raises `MsbdError` with one
     line that says what is wrong; `InputError` where the input is.
     """
+    from msbd_dist.batch.manifest import located_models
     from msbd_dist.batch.run import run_manifest
     from msbd_dist.batch.single import edit_manifest, workspace_of
     from msbd_dist.core.spec import ModelSpec
 
-    spec = ModelSpec(family=models)
+    spec = located_models(ModelSpec(family=models), Path.cwd())
     manifest = edit_manifest(image, mask, prompt, output=output, models=spec, seed=seed, **options)
     out = workspace_of(manifest)
     (result,) = run_manifest(manifest, out, workers=workers, executor=executor).edits

@@ -162,10 +162,10 @@ def run(
     """
     loaded = _manifest(manifest, models, sr=sr, clip=clip, device=device)
     result = _run(loaded, out, workers=workers, executor=executor, address=address)
-    table = Table("edit", "state", "output or reason", box=None, pad_edge=False)
+    widest = max(len(one.id) for one in result.edits)
     for one in result.edits:
-        table.add_row(one.id, one.state, str(one.error or one.output))
-    out_console.print(table, markup=False)
+        line = f"{one.id:<{widest}}  {one.state:<6}  {one.error or one.output}"
+        out_console.print(line, markup=False, highlight=False)
     if result.contact_sheet is not None:
         out_console.print(f"contact sheet: {result.contact_sheet}", markup=False, highlight=False)
     raise typer.Exit(result.exit_code)

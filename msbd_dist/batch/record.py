@@ -48,7 +48,8 @@ class RunRecord:
 
     manifest: str
     models: ModelSpec
-    edits: tuple[str, ...]
+    plans: dict[str, str]  # edit -> digest of its plan; of the edits that this run had to do
+    seeds: dict[str, int]  # edit -> seed, drawn where none was given
     threads: int  # intra-op threads per worker
     versions: dict[str, str]
 

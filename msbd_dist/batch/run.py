@@ -99,7 +99,7 @@ def run_manifest(
     peak: dict[str, int] = {}
     if todo:
         claim(out, manifest.models)
-        save_run(out, run_record(manifest))
+        save_run(out, run_record(manifest, todo))
         spec = WorkerSpec(out, manifest.models, THREADS)
         pool = make_executor(executor, spec, workers=workers, address=address)
         with closing(pool):
@@ -238,19 +238,21 @@ def begin_edit(
     """Plan an edit, or say why there is nothing to run: finished before, or wrong input."""
     folder = out / spec.id
     try:
-        if steps.finished(spec, folder, models):
+        earlier = steps.earlier_record(spec, folder, models)
+        if earlier is not None and steps.is_finished(earlier, folder):
             target = steps.target_of(spec, folder)
             return EditResult(id=spec.id, state="kept", output=target)
-        return steps.prepare(spec, folder, family=card.family, models=models)
+        return steps.prepare(spec, folder, family=card.family, models=models, earlier=earlier)
     except (MsbdError, OSError) as error:
         return failed(spec.id, error)
 
 
-def run_record(manifest: Manifest) -> RunRecord:
+def run_record(manifest: Manifest, todo: list[steps.Prepared]) -> RunRecord:
     return RunRecord(
         manifest=str(manifest.path),
         models=manifest.models,
-        edits=tuple(spec.id for spec in manifest.edits),
+        plans={edit.id: edit.record.plan.digest for edit in todo},
+        seeds={edit.id: edit.record.seed for edit in todo},
         threads=THREADS,
         versions=versions(),
     )

@@ -76,8 +76,18 @@ def plan_edit(spec: EditSpec, family: Family) -> tuple[Plan, Picture, npt.NDArra
     return plan, picture, mask
 
 
-def prepare(spec: EditSpec, folder: Path, *, family: Family, models: ModelSpec) -> Prepared:
-    """Plan an edit and check everything that can be checked before any model runs."""
+def prepare(
+    spec: EditSpec,
+    folder: Path,
+    *,
+    family: Family,
+    models: ModelSpec,
+    earlier: EditRecord | None = None,
+) -> Prepared:
+    """Plan an edit and check everything that can be checked before any model runs.
+
+    ``earlier`` is the record that an interrupted run left of this very edit: its seed is kept.
+    """
     plan, picture, mask = plan_edit(spec, family)
     target = target_of(spec, folder)
     if target.exists() and target.samefile(spec.image):
@@ -86,43 +96,45 @@ def prepare(spec: EditSpec, folder: Path, *, family: Family, models: ModelSpec) 
     picture.check()
     for loss in losses(picture, target.suffix):
         log.warning("edit %s: %s", spec.id, loss)
+    drawn = earlier.seed if earlier else secrets.randbelow(2**31)
     record = EditRecord(
         spec=spec,
-        seed=secrets.randbelow(2**31) if spec.seed is None else spec.seed,
+        seed=drawn if spec.seed is None else spec.seed,
         plan=plan,
         dtype=str(picture.dtype),
-        inputs={"image": sha256(spec.image), "mask": sha256(spec.mask)},
+        inputs=earlier.inputs if earlier else inputs_of(spec),
         models=models,
     )
     return Prepared(record, folder, picture, mask)
 
 
-def finished(spec: EditSpec, folder: Path, models: ModelSpec) -> EditRecord | None:
-    """The record of this very edit if it is finished and its output is there."""
-    record = matching(spec, folder, models)
-    if record is None or "export" not in Ledger(folder / "ledger"):
-        return None
-    return record if target_of(spec, folder).exists() else None
+def inputs_of(spec: EditSpec) -> dict[str, str]:
+    """What the input files hold, as SHA-256."""
+    return {"image": sha256(spec.image), "mask": sha256(spec.mask)}
 
 
-def matching(spec: EditSpec, folder: Path, models: ModelSpec) -> EditRecord | None:
-    """The record in a folder if it is of this spec, these models and these input files."""
+def earlier_record(spec: EditSpec, folder: Path, models: ModelSpec) -> EditRecord | None:
+    """What an earlier run left of this very edit: same spec, same models, same input files."""
     try:
         record = load_edit(folder)
-        inputs = {"image": sha256(spec.image), "mask": sha256(spec.mask)}
     except (OSError, ValueError):
         return None
-    same = record.spec == spec and record.models == models and record.inputs == inputs
+    same = record.spec == spec and record.models == models and record.inputs == inputs_of(spec)
     return record if same else None
+
+
+def is_finished(record: EditRecord, folder: Path) -> bool:
+    """Whether the edit was exported and its output is still there."""
+    exported = "export" in Ledger(folder / "ledger")
+    return exported and target_of(record.spec, folder).exists()
 
 
 def ingest(prepared: Prepared) -> Edit:
     """Open an edit's canvas: the one left by an interrupted run, or a new one with its pixels."""
     record, folder, picture = prepared.record, prepared.folder, prepared.picture
     ledger = Ledger(folder / "ledger")
-    earlier = matching(record.spec, folder, record.models)
-    if earlier is not None and "ingest" in ledger:
-        return Edit(earlier, folder, picture, Canvas(folder / "canvas.zarr", earlier.plan), ledger)
+    if "ingest" in ledger and load_edit(folder) == record:
+        return Edit(record, folder, picture, Canvas(folder / "canvas.zarr", record.plan), ledger)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     save_edit(folder, record)

@@ -7,7 +7,9 @@ same bytes: threads per worker, batches and noise do not depend on who runs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,9 +76,10 @@ class TaskWorker:
     """Runs tasks of any edit of one run; loads each model when it first needs it."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        torch.set_num_threads(spec.threads)
-        self._run = spec.run
+        self._run, self._threads = spec.run, spec.threads
         self._models: Models = load(resolve(spec.models), device=spec.models.device)
+        if self._models.device.type == "cuda":
+            make_deterministic()
         self._records: dict[Path, EditRecord] = {}
         self._tuned: dict[Path, Params] = {}
         self._kinds: dict[str, Callable[[Scene, tuple[int, ...]], Facts]] = {
@@ -93,7 +96,8 @@ class TaskWorker:
         record = self._records[folder]
         canvas = Canvas(folder / "canvas.zarr", record.plan)
         scene = Scene(record, record.plan.stages[task.stage], canvas, folder)
-        facts = self._kinds[task.kind](scene, task.slots)
+        with intra_op_threads(self._threads):
+            facts = self._kinds[task.kind](scene, task.slots)
         facts["peak_mb"] = peak_memory_mb()
         facts["models"] = self._models.describe()
         return facts
@@ -298,6 +302,24 @@ class TaskWorker:
     def _latent_box(self, scene: Scene, window: Box) -> Box:
         f = scene.plan.family.vae_factor
         return Box(window.y0 // f, window.x0 // f, window.y1 // f, window.x1 // f)
+
+
+@contextmanager
+def intra_op_threads(count: int) -> Iterator[None]:
+    """Exactly ``count`` threads inside an operation: sums depend on how they are split."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def make_deterministic() -> None:
+    """Choose CUDA kernels whose sums have a fixed order, wherever there is such a kernel."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def stage_mask(canvas: Canvas, stage: Stage, window: Box) -> Bools:

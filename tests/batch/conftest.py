@@ -31,7 +31,7 @@ def draw_inputs(folder: Path, *, size: Size = SMALL, kind: str = "png") -> None:
     scene = Scene(size=size, background=Background("sand"), seed=3, unit=200.0)
     Image.fromarray(render(scene)).save(folder / f"image.{kind}", quality=92)
     mask = Image.new("L", (size.width, size.height))
-    box = (size.width // 5, size.height // 4, size.width * 4 // 5, size.height * 2 // 3)
+    box = (size.width // 5, size.height // 5, size.width * 4 // 5, size.height * 7 // 8)
     ImageDraw.Draw(mask).ellipse(box, fill=255)
     mask.save(folder / "mask.png")
 

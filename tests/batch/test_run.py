@@ -85,6 +85,8 @@ def test_a_run_leaves_its_record_candidates_previews_and_a_contact_sheet(
     _, result = quiet
     run = json.loads((result.out / "run.json").read_text())
     assert run["threads"] == 1
+    assert run["seeds"] == {"e0": 5, "e1": 9}
+    assert run["plans"]["e0"] == load_edit(result.out / "e0").plan.digest
     assert run["versions"]["torch"] == torch.__version__.split("+")[0]
     report = json.loads((result.out / "report.json").read_text())
     first = report["edits"][0]
@@ -213,7 +215,9 @@ def test_a_drawn_seed_is_recorded_and_kept_by_a_resume(
     folder, family = tmp_path / "out/e0", resolve(ModelSpec()).family
 
     def begun() -> steps.Edit:
-        return steps.ingest(steps.prepare(spec, folder, family=family, models=ModelSpec()))
+        earlier = steps.earlier_record(spec, folder, ModelSpec())
+        prepared = steps.prepare(spec, folder, family=family, models=ModelSpec(), earlier=earlier)
+        return steps.ingest(prepared)
 
     drawn = begun().record.seed
     assert load_edit(folder).seed == drawn

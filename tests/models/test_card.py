@@ -43,8 +43,8 @@ def test_the_bundled_family_is_a_folder_like_any_other(tmp_path: Path) -> None:
         overlap=32,
         unet_multiple=32,
         guidance=6.0,
-        segment_guidance=1.0,
-        segment_start=0.1,
+        segment_guidance=0.0,
+        segment_start=0.05,
         max_tokens=24,
     )
     assert card.sr is not None
