@@ -73,7 +73,7 @@ def test_a_pixel_under_two_segments_counts_once() -> None:
     twice, once = [segment(3, half), segment(3, half)], [segment(3)]
     grads = []
     for segments in (twice, once):
-        params = {k: v.clone().requires_grad_() for k, v in weights().items()}
+        params = {k: (v + 0.01).requires_grad_() for k, v in weights().items()}
         loss = accumulate_gradient(decode, params, segments, Areas.of(segments), lam=100)
         grads.append((loss, params["conv.weight"].grad))
     assert grads[0][0] == pytest.approx(grads[1][0], rel=1e-5)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msbd_dist.core.geometry import Box, Size
-from msbd_dist.core.tiling import Grid, batches, planned
+from msbd_dist.core.tiling import Grid, batches, planned, ramp
 
 
 @st.composite
@@ -31,6 +31,19 @@ def test_weights_sum_to_one_at_every_pixel(grid: Grid) -> None:
     for index in range(len(grid)):
         total[grid.window(index).slices] += grid.weights(index)
     np.testing.assert_allclose(total, 1.0, atol=1e-6)
+
+
+@given(st.integers(1, 200), st.booleans(), st.booleans())
+def test_ramps_rise_over_the_whole_overlap_and_stay_between_0_and_1(
+    overlap: int, rises: bool, falls: bool
+) -> None:
+    weights = ramp(2 * overlap + 5, overlap, rises, falls)
+    assert weights.min() > 0
+    assert weights.max() == 1
+    if rises:
+        assert (np.diff(weights[: overlap + 1]) > 0).all()
+    if falls:
+        assert (np.diff(weights[-overlap - 1 :]) < 0).all()
 
 
 @given(grids())
