@@ -347,3 +347,26 @@ def test_a_feather_fades_the_edit_in_from_the_edge(
     assert np.abs(soft - before)[edge].mean() < 0.5 * np.abs(sharp - before)[edge].mean()
     np.testing.assert_array_equal(soft[core], sharp[core])
     assert (soft[~mask] == before[~mask]).all()
+
+
+def test_tasks_run_on_the_recorded_number_of_threads_and_give_them_back(
+    make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from msbd_dist.batch import worker
+
+    seen = set()
+    real = worker.stage_view
+
+    def watched(*arguments: Any) -> Any:
+        seen.add(torch.get_num_threads())
+        return real(*arguments)
+
+    monkeypatch.setattr(worker, "stage_view", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        serial(make_manifest({**FAST, "samples": 1}), tmp_path / "out")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
