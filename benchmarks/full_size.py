@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -31,7 +31,7 @@ from benchmarks.machine import describe_machine
 from msbd_dist.batch.record import peak_memory_mb, versions
 from msbd_dist.core.decoder import FitSegment, fit_decoder
 from msbd_dist.core.spec import Family, ModelSpec
-from msbd_dist.models.bundle import load
+from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
 
 if TYPE_CHECKING:
@@ -330,11 +330,12 @@ def expect(what: str, got: object, wanted: object) -> None:
 class Measured:
     """What one step took. ``left_out`` says why there are no numbers."""
 
-    step: str
-    device: str
-    dtype: str  # of UNet and text encoder; the VAE is in float32
+    step: str = ""
+    device: str = ""
+    dtype: str = ""  # of UNet and text encoder; the VAE is in float32
     shape: tuple[int, ...] = ()
     seconds: float = 0.0
+    cpu_seconds: float = 0.0  # of all threads: tells how far other work was in the way
     peak_mb: int = 0  # highest resident memory of the process while the step ran
     device_peak_mb: int | None = None  # the same of what torch allocated on the CUDA device
     left_out: str | None = None
@@ -349,8 +350,9 @@ class Measured:
         if self.left_out:
             return f"{name}left out: {self.left_out}"
         shape = " x ".join(map(str, self.shape))
-        line = f"{name}{shape:18}{self.seconds:8.1f} s{self.peak_mb:8} MB"
-        return line if self.device_peak_mb is None else f"{line}{self.device_peak_mb:8} MB on CUDA"
+        seconds = f"{self.seconds:7.1f} s{self.cpu_seconds:7.1f} s CPU"
+        line = f"{name}{shape:18}{seconds}{self.peak_mb:7} MB"
+        return line if self.device_peak_mb is None else f"{line}{self.device_peak_mb:7} MB on CUDA"
 
 
 def measure(folder: Path, number: int, pixels: int, need_mb: float, threads: int) -> Measured:
@@ -358,50 +360,53 @@ def measure(folder: Path, number: int, pixels: int, need_mb: float, threads: int
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     step, models = STEPS[number], load(resolve(ModelSpec(family=str(folder))))
-    facts: dict[str, Any] = {
-        "step": step.label(pixels),
-        "device": f"{models.device} ({models.reason})",
-        "dtype": str(models.dtype),
-    }
     free_mb = _free_mb(models.device)
     if need_mb > free_mb:
         why = f"needs about {need_mb:.0f} MB, {free_mb:.0f} MB are available"
-        return Measured(**facts, left_out=why)
+        found = Measured(left_out=why)
+    else:
+        found = _measured(step, models, pixels)
+    where = f"{models.device} ({models.reason})"
+    return replace(found, step=step.label(pixels), device=where, dtype=str(models.dtype))
+
+
+def _measured(step: Step, models: Models, pixels: int) -> Measured:
+    _make_ready(step, models, pixels)
+    started, cpu_started = time.perf_counter(), time.process_time()
+    result = step.call(models.latent, pixels).cpu()  # waits for the device
+    found = Measured(
+        seconds=time.perf_counter() - started,
+        cpu_seconds=time.process_time() - cpu_started,
+        peak_mb=peak_memory_mb(),
+        device_peak_mb=torch.cuda.max_memory_allocated() // MB if _on_cuda(models) else None,
+        shape=tuple(result.shape),
+    )
+    expect(f"{step.name}: shape", found.shape, step.shape(pixels))
+    expect(f"{step.name}: finite", bool(result.isfinite().all()), True)
+    return found
+
+
+def _make_ready(step: Step, models: Models, pixels: int) -> None:
+    """Load what the step needs, then forget peaks. On CUDA also run it once, to choose kernels."""
     for part in step.parts:
         getattr(models.latent.parts, part)
-    if step.parts and models.device.type == "cuda":
-        step.call(models.latent, pixels)  # the first call also loads and chooses kernels
-    _reset_peaks(models.device)
-    seconds, result = _timed(lambda: step.call(models.latent, pixels), models.device)
-    facts |= {"shape": tuple(result.shape), "seconds": seconds, "peak_mb": peak_memory_mb()}
-    expect(f"{step.name}: shape", facts["shape"], step.shape(pixels))
-    expect(f"{step.name}: finite", bool(result.isfinite().all()), True)
-    if models.device.type == "cuda":
-        facts["device_peak_mb"] = torch.cuda.max_memory_allocated() // MB
-    return Measured(**facts)
-
-
-def _timed(call: Callable[[], Tensor], device: torch.device) -> tuple[float, Tensor]:
-    started = time.perf_counter()
-    result = call()
-    if device.type == "cuda":
+    if _on_cuda(models):
+        if step.parts:
+            step.call(type(models.latent)(models.latent.parts), pixels)  # has caches of its own
         torch.cuda.synchronize()
-    return time.perf_counter() - started, result
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # where the system can't, resident peaks include loading
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _on_cuda(models: Models) -> bool:
+    return models.device.type == "cuda"
 
 
 def _free_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.mem_get_info()[0] / MB
     return float(psutil.virtual_memory().available) / MB
-
-
-def _reset_peaks(device: torch.device) -> None:
-    """Forget peaks from loading. Where the system can't, resident peaks include loading."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
 
 
 def measure_all(folder: Path, pool: ProcessPoolExecutor, threads: int) -> Iterator[Measured]:
