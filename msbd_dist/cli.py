@@ -358,7 +358,7 @@ class Lines:
         if now - self._last < self.interval_s:
             return
         self._last = now
-        share = self._done / self._total
+        share = min(self._done / self._total, 1.0)
         left = (now - self._started) * (1 - share) / share
         text = f"{share:4.0%} done, about {left:.0f} s left; {edit}: stage {task.stage} {task.kind}"
         console.print(text, markup=False, highlight=False)

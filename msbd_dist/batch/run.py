@@ -93,7 +93,7 @@ def run_manifest(
     begun = [begin_edit(spec, out, card, manifest.models) for spec in manifest.edits]
     todo = [edit for edit in begun if isinstance(edit, steps.Prepared)]
     results = {edit.id: edit for edit in begun if isinstance(edit, EditResult)}
-    progress.begin({edit.id: edit.record.plan.total_cost for edit in todo})
+    progress.begin({edit.id: steps.remaining_cost(edit) for edit in todo})
     for result in results.values():
         progress.finish(result)
     peak: dict[str, int] = {}

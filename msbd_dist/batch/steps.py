@@ -129,11 +129,25 @@ def is_finished(record: EditRecord, folder: Path) -> bool:
     return exported and target_of(record.spec, folder).exists()
 
 
+def begun(prepared: Prepared) -> Ledger | None:
+    """The ledger that an interrupted run of this very plan left; None where there is none."""
+    ledger = Ledger(prepared.folder / "ledger")
+    same = "ingest" in ledger and load_edit(prepared.folder) == prepared.record
+    return ledger if same else None
+
+
+def remaining_cost(prepared: Prepared) -> float:
+    """Work that is left, in the units of `Plan.cost`."""
+    plan, ledger = prepared.record.plan, begun(prepared)
+    tasks = plan.tasks(prepared.id)
+    return sum(plan.cost(t) for t in tasks if ledger is None or t.name not in ledger)
+
+
 def ingest(prepared: Prepared) -> Edit:
     """Open an edit's canvas: the one left by an interrupted run, or a new one with its pixels."""
     record, folder, picture = prepared.record, prepared.folder, prepared.picture
-    ledger = Ledger(folder / "ledger")
-    if "ingest" in ledger and load_edit(folder) == record:
+    ledger = begun(prepared)
+    if ledger is not None:
         return Edit(record, folder, picture, Canvas(folder / "canvas.zarr", record.plan), ledger)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
