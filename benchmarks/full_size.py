@@ -434,10 +434,10 @@ def commit() -> str | None:
         return None
 
 
-def provenance(machine: dict[str, object], threads: int) -> dict[str, object]:
+def provenance(threads: int) -> dict[str, object]:
     """What the numbers belong to."""
     return {
-        "machine": machine,
+        "machine": describe_machine(),
         "threads": threads,
         "versions": versions(),
         "commit": commit(),
@@ -457,8 +457,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options, started = arguments(), time.perf_counter()
-    machine = describe_machine()
-    print(f"{machine['cpu']}, {machine['memory_gb']} GB, {options.threads} threads", flush=True)
+    facts = provenance(options.threads)
+    print(f"{facts['machine']}, {options.threads} threads", flush=True)
     fresh = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
     with tempfile.TemporaryDirectory(prefix="msbd-full-size-") as name, fresh as pool:
         folder, steps = Path(name), []
@@ -473,7 +473,7 @@ def main() -> None:
     print(f"on {steps[0].device}, {steps[0].dtype}; shapes as expected; {seconds:.0f} s in all")
     if options.output:
         numbers = {"steps": [asdict(step) for step in steps], "seconds": seconds}
-        write_json(options.output, numbers | provenance(machine, options.threads))
+        write_json(options.output, numbers | facts)
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def plan(
     failures = 0
     for spec in loaded.edits:
         try:
-            found, picture, _ = plan_edit(spec, card.family)
+            found, picture, _ = plan_edit(spec, card)
         except MsbdError as error:
             failures += 1
             console.print(f"{spec.id}: {error}", style="red", markup=False, highlight=False)

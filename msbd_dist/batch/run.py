@@ -242,7 +242,7 @@ def begin_edit(
         if earlier is not None and steps.is_finished(earlier, folder):
             target = steps.target_of(spec, folder)
             return EditResult(id=spec.id, state="kept", output=target)
-        return steps.prepare(spec, folder, family=card.family, models=models, earlier=earlier)
+        return steps.prepare(spec, folder, card=card, models=models, earlier=earlier)
     except (MsbdError, OSError) as error:
         return failed(spec.id, error)
 

@@ -24,8 +24,9 @@ from msbd_dist.canvas.store import Canvas
 from msbd_dist.core.compose import Floats, compose_chunk, stage_view
 from msbd_dist.core.geometry import Box
 from msbd_dist.core.plan import Plan, Stage, make_plan
-from msbd_dist.core.spec import EditSpec, Family, ModelSpec
+from msbd_dist.core.spec import EditSpec, ModelSpec
 from msbd_dist.errors import ManifestError
+from msbd_dist.models.card import Card
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def target_of(spec: EditSpec, folder: Path) -> Path:
     return Path(spec.output) if spec.output else folder / "output.png"
 
 
-def plan_edit(spec: EditSpec, family: Family) -> tuple[Plan, Picture, npt.NDArray[np.bool_]]:
+def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture, npt.NDArray[np.bool_]]:
     """Read a picture and its mask, and plan the edit. Errors are one line about this edit."""
     picture = Picture.open(spec.image)
     mask = read_mask(spec.mask, picture)
@@ -72,7 +73,11 @@ def plan_edit(spec: EditSpec, family: Family) -> tuple[Plan, Picture, npt.NDArra
     def any_mask(box: Box) -> bool:
         return bool(mask[box.slices].any())
 
-    plan = make_plan(picture.size, mask_bbox(mask), any_mask, family=family, method=spec.method)
+    plan = make_plan(
+        picture.size, mask_bbox(mask), any_mask, family=card.family, method=spec.method
+    )
+    if len(plan.stages) > 1:
+        card.checkpoint(spec.method.upscaler)  # a missing one is an error now, not after stage 1
     return plan, picture, mask
 
 
@@ -80,7 +85,7 @@ def prepare(
     spec: EditSpec,
     folder: Path,
     *,
-    family: Family,
+    card: Card,
     models: ModelSpec,
     earlier: EditRecord | None = None,
 ) -> Prepared:
@@ -88,7 +93,7 @@ def prepare(
 
     ``earlier`` is the record that an interrupted run left of this very edit: its seed is kept.
     """
-    plan, picture, mask = plan_edit(spec, family)
+    plan, picture, mask = plan_edit(spec, card)
     target = target_of(spec, folder)
     if target.exists() and target.samefile(spec.image):
         raise ManifestError(f"{target}: output is the input image; give it another name")

@@ -111,8 +111,9 @@ class TaskWorker:
 
     def _denoise_base(self, scene: Scene) -> Facts:
         """Stage 1 (section 3 of the method): B samples, scored, the best one kept."""
-        method = scene.plan.method
-        window = scene.stage.window(0)
+        method, window = scene.plan.method, scene.stage.window(0)
+        if method.rerank and method.samples > 1:
+            _ = self._models.scorer  # a CLIP that is missing is an error before the work, not after
         z0 = self._encode(scene.source(window)[None]).expand(method.samples, -1, -1, -1)
         boxes = [self._latent_box(scene, window)] * method.samples
         z = self._diffuse(scene, z0, scene.mask(window)[None], boxes, samples=True)

@@ -78,7 +78,6 @@ def fit_decoder(
     lr: float,
     lam: float,
     minibatch: int | None = None,
-    heartbeat: Callable[[], None] | None = None,
 ) -> tuple[Params, list[float]]:
     """Tune a copy of the decoder's weights; returns them with the loss before each iteration.
 
@@ -97,7 +96,5 @@ def fit_decoder(
             part = segments[first : first + size]
             loss += accumulate_gradient(decode, params, part, areas, lam=lam)
             optimizer.step()
-            if heartbeat is not None:
-                heartbeat()
         losses.append(loss)
     return {k: v.detach() for k, v in params.items()}, losses

@@ -92,7 +92,6 @@ def blended_diffusion(
     *,
     eta: float = 1.0,
     repaint: int = 0,
-    heartbeat: Callable[[], None] | None = None,
 ) -> torch.Tensor:
     """Denoise inside the mask, hold the background outside it (Fig. 1a, with RePaint).
 
@@ -100,7 +99,7 @@ def blended_diffusion(
     edit, or None for no blending. The start is ``q(z_t | z0)`` at the first step's level. Each step
     draws its background once, at the level that the step *ends* on, and is repeated ``repaint``
     times after a jump back up: ``len(steps) * (repaint + 1)`` calls of the denoiser. The last step
-    ends on ``z0`` itself outside the mask. ``heartbeat`` is called after every denoiser call.
+    ends on ``z0`` itself outside the mask.
     """
     z = noised(z0, steps[0].a, noise(("start",)))
     for index, step in enumerate(steps):
@@ -115,6 +114,4 @@ def blended_diffusion(
             z = ddim_step(z, x0, step, eta=eta, noise=fresh)
             if mask is not None:
                 z = torch.where(mask, z, background)
-            if heartbeat is not None:
-                heartbeat()
     return z

@@ -26,6 +26,7 @@ from msbd_dist.batch.run import RunResult, life, run_manifest
 from msbd_dist.batch.worker import TaskWorker
 from msbd_dist.core.geometry import Size
 from msbd_dist.core.spec import ModelSpec
+from msbd_dist.errors import MsbdError
 from msbd_dist.models.card import bundled_folder, resolve
 
 MakeManifest = Callable[..., Manifest]
@@ -212,11 +213,11 @@ def test_a_drawn_seed_is_recorded_and_kept_by_a_resume(
     make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     (spec,) = make_manifest({"seed": None}).edits
-    folder, family = tmp_path / "out/e0", resolve(ModelSpec()).family
+    folder, card = tmp_path / "out/e0", resolve(ModelSpec())
 
     def begun() -> steps.Edit:
         earlier = steps.earlier_record(spec, folder, ModelSpec())
-        prepared = steps.prepare(spec, folder, family=family, models=ModelSpec(), earlier=earlier)
+        prepared = steps.prepare(spec, folder, card=card, models=ModelSpec(), earlier=earlier)
         return steps.ingest(prepared)
 
     drawn = begun().record.seed
@@ -268,10 +269,8 @@ def test_the_real_decoder_is_bit_identical_after_a_fit_that_lowers_the_loss(
 ) -> None:
     manifest = make_manifest({"decoder_steps": 8, "decoder_lr": 0.0003})
     out = tmp_path / "out"
-    family = resolve(ModelSpec()).family
-    edit = steps.ingest(
-        steps.prepare(manifest.edits[0], out / "e0", family=family, models=ModelSpec())
-    )
+    card = resolve(ModelSpec())
+    edit = steps.ingest(steps.prepare(manifest.edits[0], out / "e0", card=card, models=ModelSpec()))
     worker = TaskWorker(WorkerSpec(out, ModelSpec(), 1))
     decoder = worker._models.latent.decoder
     before = {k: v.clone() for k, v in decoder.state_dict().items()}
@@ -370,3 +369,27 @@ def test_tasks_run_on_the_recorded_number_of_threads_and_give_them_back(
     finally:
         torch.set_num_threads(before)
     assert seen == {1}
+
+
+@pytest.mark.parametrize(
+    ("own", "options", "words"),
+    [
+        ({"clip": "clip"}, {}, "realesrgan needs a checkpoint"),
+        ({"sr": "upscaler/esrgan_x4.safetensors"}, {}, "ViT-L-14:openai"),
+    ],
+    ids=["no upscaler", "no CLIP"],
+)
+def test_a_missing_part_of_the_model_is_noticed_before_any_work(
+    own: dict[str, str], options: dict[str, Any], words: str, inputs: Path, tmp_path: Path
+) -> None:
+    """A folder without the bundled msbd.json, as any Stable Diffusion folder is."""
+    family = copy_of_the_family(tmp_path / "family")
+    (family / "msbd.json").write_text(json.dumps({"segment": 192, "overlap": 32, **own}))
+    manifest = manifest_of(inputs, options, models=str(family))
+    try:
+        (edit,) = serial(manifest, tmp_path / "out").edits
+        error: Exception | None = edit.error
+    except MsbdError as raised:
+        error = raised
+    assert words in str(error)
+    assert not list(tmp_path.glob("out/*/ledger/0-denoise*"))
