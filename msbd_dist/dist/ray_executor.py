@@ -15,6 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from msbd_dist.dist.executor import Facts, MakeWorker, Outcome, RetryPolicy, Verdict, WorkerLost
@@ -140,13 +143,16 @@ def connect(address: str | None, *, num_cpus: int) -> bool:
         cpus = max(num_cpus, os.cpu_count() or 1)
         options |= {"num_cpus": cpus, "include_dashboard": False}
     try:
+        if address is not None:  # given HOST:PORT, Ray by itself sends no token
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         _knock(address)
         ray.init(address=address or "local", **options)
     except Exception as error:
         line = next(iter(str(error).strip().splitlines()), repr(error))
         raise ClusterError(
-            f"no Ray at {address or 'this machine'}: {line}; start one with `ray start --head`, "
-            "or leave --address out to start one here"
+            f"no Ray at {address or 'this machine'}: {line}; start one with `ray start --head` "
+            "(~/.ray/auth_token must be the same there and here), or leave --address out to start "
+            "one on this machine"
         ) from error
     return True
 
