@@ -1,5 +1,5 @@
 # docker build -t msbd_dist .
-# docker run --gpus all -v "$PWD:/work" -v /models:/models msbd_dist run /work/jobs.yaml --out /work/out
+# docker run --gpus all -v "$PWD:/data" -v /models:/models msbd_dist run /data/jobs.yaml --out /data/out
 FROM nvidia/cuda:12.8.1-base-ubuntu24.04
 
 ENV DEBIAN_FRONTEND=noninteractive \
@@ -22,7 +22,7 @@ COPY msbd_dist ./msbd_dist
 RUN pip install --no-deps . && useradd --create-home msbd
 
 USER msbd
-WORKDIR /work
+WORKDIR /data
 HEALTHCHECK --interval=1m --timeout=10s CMD ["msbd", "version"]
 ENTRYPOINT ["msbd"]
 CMD ["--help"]

@@ -187,7 +187,7 @@ def compose_stage(canvas: Canvas, stage: Stage) -> None:
 
 
 def export(edit: Edit) -> dict[str, Any]:
-    """Paste the final stage into the picture and write it (section 7); returns facts."""
+    """Paste the final stage into the picture and write it; returns facts."""
     plan = edit.record.plan
     patch, changed = edited_patch(edit.canvas, plan, np.dtype(edit.record.dtype))
     target = target_of(edit.record.spec, edit.folder)

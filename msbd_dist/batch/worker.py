@@ -110,7 +110,7 @@ class TaskWorker:
         return self._denoise_segments(scene, slots)
 
     def _denoise_base(self, scene: Scene) -> Facts:
-        """Stage 1 (section 3 of the method): B samples, scored, the best one kept."""
+        """Stage 1 (Fig. 1a): B samples, scored, the best one kept."""
         method, window = scene.plan.method, scene.stage.window(0)
         if method.rerank and method.samples > 1:
             _ = self._models.scorer  # a CLIP that is missing is an error before the work, not after
@@ -140,7 +140,7 @@ class TaskWorker:
         return [round(score, 4) for score in scores]
 
     def _denoise_segments(self, scene: Scene, slots: Sequence[int]) -> Facts:
-        """Later stages (sections 4 and 5): super-resolution, part-way noise, blended diffusion."""
+        """Later stages (Figs. 1b and 1c): super-resolution, part-way noise, blended diffusion."""
         stage = scene.stage
         windows = [stage.window(slot) for slot in slots]
         masks = np.stack([scene.mask(window) for window in windows])
@@ -163,7 +163,7 @@ class TaskWorker:
         return {}
 
     def _fit(self, scene: Scene, slots: tuple[int, ...]) -> Facts:
-        """Decoder optimization (section 6) over all planned segments of the stage."""
+        """Decoder optimization (eq. 1) over all planned segments of the stage."""
         method, latent = scene.plan.method, self._models.latent
         segments = [self._fit_segment(scene, slot) for slot in slots]
         params, losses = fit_decoder(
