@@ -27,6 +27,9 @@ def edit(
     output: str | Path,
     models: str = "tiny",
     seed: int | None = None,
+    sr: str | None = None,
+    clip: str | None = None,
+    device: str = "auto",
     workers: int | None = None,
     executor: ExecutorKind = "ray",
     **options: Any,
@@ -42,10 +45,12 @@ def edit(
     from msbd_dist.batch.single import edit_manifest, workspace_of
     from msbd_dist.core.spec import ModelSpec
 
-    spec = located_models(ModelSpec(family=models), Path.cwd())
+    spec = ModelSpec(family=models, sr=sr, clip=clip, device=device)
+    spec = located_models(spec, Path.cwd())
     manifest = edit_manifest(image, mask, prompt, output=output, models=spec, seed=seed, **options)
     out = workspace_of(manifest)
-    (result,) = run_manifest(manifest, out, workers=workers, executor=executor).edits
+    run = run_manifest(manifest, out, workers=workers, executor=executor, any_models=True)
+    (result,) = run.edits
     if result.error is not None:
         raise result.error
     assert result.output is not None

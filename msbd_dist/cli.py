@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from msbd_dist.core.plan import Plan, Task
     from msbd_dist.core.spec import ModelSpec
 
+INTERRUPTED = 130  # exit code after Ctrl-C
+
 app = typer.Typer(
     name="msbd",
     help="Text-guided edits of very large images, in parallel, exact outside their masks.",
@@ -76,19 +78,22 @@ def main() -> NoReturn:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("pyvips").setLevel(logging.ERROR)  # what it warns of, we raise
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
+        if code == INTERRUPTED:
+            fail("interrupted; the same command continues", code)
+        sys.exit(code)
     except MsbdError as error:
         fail(str(error), error.exit_code)
-    except typer.Abort:
-        fail("interrupted", 130)
-    except KeyboardInterrupt:
-        fail("interrupted; the same command continues", 130)
+    except (typer.Abort, KeyboardInterrupt):
+        fail("interrupted; the same command continues", INTERRUPTED)
     except Exception as error:  # typer's own usage errors carry their words and code
         show = getattr(error, "format_message", None)
         if show is None:
             raise
         context = getattr(error, "ctx", None)
         hint = f"; see `{context.command_path} --help`" if context else ""
+        if not show():  # no verb was given: the help is printed already
+            sys.exit(2)
         fail(f"{show()}{hint}", 2)
 
 
@@ -135,7 +140,7 @@ def edit(
         settings=settings or [],
     )
     out = workspace_of(manifest)
-    result = _run(manifest, out, workers=workers, executor=executor, address=address)
+    result = _run(manifest, out, workers=workers, executor=executor, address=address, single=True)
     (only,) = result.edits
     if only.error is not None:
         raise only.error
@@ -190,7 +195,7 @@ def plan(
     failures = 0
     for spec in loaded.edits:
         try:
-            found, picture, _ = plan_edit(spec, card)
+            found, picture = plan_edit(spec, card)
         except MsbdError as error:
             failures += 1
             console.print(f"{spec.id}: {error}", style="red", markup=False, highlight=False)
@@ -254,14 +259,21 @@ def _model_spec(family: str | None, **parts: str | None) -> ModelSpec:
 
 
 def _run(
-    manifest: Manifest, out: Path, *, workers: int | None, executor: str, address: str | None
+    manifest: Manifest,
+    out: Path,
+    *,
+    workers: int | None,
+    executor: str,
+    address: str | None,
+    single: bool = False,
 ) -> RunResult:
+    """Run with progress on stderr; a ``single`` edit's failure is left for its caller to say."""
     from msbd_dist.batch.run import run_manifest
     from msbd_dist.errors import InputError
 
     if executor not in ("ray", "serial"):
         raise InputError(f"--executor: got {executor!r}, wanted ray or serial")
-    with _progress() as progress:
+    with _progress(quiet=single) as progress:
         result = run_manifest(
             manifest,
             out,
@@ -269,7 +281,10 @@ def _run(
             executor="serial" if executor == "serial" else "ray",
             address=address,
             progress=progress,
+            any_models=single,
         )
+    if single and result.exit_code:
+        return result
     if all(e.state == "kept" for e in result.edits):
         console.print("nothing to do: every edit is finished", highlight=False)
     memory = ", ".join(f"{who} {mb} MB" for who, mb in sorted(result.peak_mb.items()))
@@ -297,7 +312,7 @@ def _print_plan(found: Plan) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
+def _progress(*, quiet: bool) -> Iterator[Any]:
     if console.is_terminal and not os.environ.get("CI"):
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -309,21 +324,23 @@ def _progress() -> Iterator[Any]:
             TextColumn("{task.fields[doing]}"),
         )
         with Progress(*columns, console=console) as bars:
-            yield Bars(bars)
+            yield Bars(bars, quiet=quiet)
     else:
-        yield Lines()
+        yield Lines(quiet=quiet)
 
 
 class Bars:
     """Progress on a terminal: one bar for the run and one for each edit at work."""
 
-    def __init__(self, bars: Any) -> None:
-        self._bars = bars
+    def __init__(self, bars: Any, *, quiet: bool) -> None:
+        self._bars, self._quiet = bars, quiet
         self._tasks: dict[str, Any] = {}
         self._costs: dict[str, float] = {}
 
     def begin(self, costs: dict[str, float]) -> None:
         self._costs = costs
+        if not costs:
+            return
         self._run = self._bars.add_task(
             f"{len(costs)} edit{'s' * (len(costs) != 1)}",
             total=sum(costs.values()),
@@ -340,13 +357,17 @@ class Bars:
     def finish(self, result: EditResult) -> None:
         if result.id in self._tasks:
             self._bars.remove_task(self._tasks.pop(result.id))
-        _say(self._bars.console, result)
+        if not (self._quiet and result.error):
+            _say(self._bars.console, result)
 
 
 class Lines:
     """Progress in a pipe: a plain line now and then, and one for each finished edit."""
 
     interval_s = 10.0
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
 
     def begin(self, costs: dict[str, float]) -> None:
         self._total, self._done = sum(costs.values()), 0.0
@@ -364,7 +385,8 @@ class Lines:
         console.print(text, markup=False, highlight=False)
 
     def finish(self, result: EditResult) -> None:
-        _say(console, result)
+        if not (self._quiet and result.error):
+            _say(console, result)
 
 
 def _say(where: Console, result: EditResult) -> None:
@@ -373,5 +395,6 @@ def _say(where: Console, result: EditResult) -> None:
     elif result.state == "kept":
         text, style = f"kept {result.id}: finished before, {result.output}", ""
     else:
-        text, style = f"done {result.id} in {result.seconds:.0f} s: {result.output}", "green"
+        text = f"done {result.id} in {result.seconds:.0f} s, seed {result.seed}: {result.output}"
+        style = "green"
     where.print(text, style=style, markup=False, highlight=False)

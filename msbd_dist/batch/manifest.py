@@ -34,6 +34,7 @@ SWITCHES = tuple(f.name for f in fields(Method) if f.type == "bool")  # take on 
 EDIT_KEYS = tuple(f.name for f in fields(EditSpec) if f.name != "method")
 MODEL_KEYS = tuple(f.name for f in fields(ModelSpec))
 TOP_KEYS = ("models", "defaults", "edits")
+RESERVED = ("run.json", "report.json", "contact-sheet.png")  # files beside the edits' folders
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 _METHOD = TypeAdapter(Method)
@@ -102,6 +103,7 @@ def read_manifest(path: Path) -> Manifest:
         raise where.error(("edits",), "must be a list with at least one edit", "add one")
     edits = tuple(_edit(row, defaults, where, ("edits", i)) for i, row in enumerate(rows))
     _check_unique(edits, where)
+    check_outputs(edits, where)
     return Manifest(path=path, models=models, edits=edits)
 
 
@@ -111,11 +113,12 @@ def make_edit(values: Mapping[str, Any], *, folder: Path, where: Place, at: At =
         if key not in values:
             raise where.error(at, f"has no `{key}`", "every edit needs id, image, mask and prompt")
     own = {k: _typed(v, k, where, at) for k, v in values.items() if k in EDIT_KEYS}
-    if not ID.fullmatch(own["id"]):
+    if not ID.fullmatch(own["id"]) or own["id"] in RESERVED:
         raise where.error(
             (*at, "id"),
             f"got {own['id']!r}",
-            "use letters, digits, '.', '_' and '-', starting with a letter or digit",
+            "use letters, digits, '.', '_' and '-', starting with a letter or digit, "
+            f"and none of {', '.join(RESERVED)}",
         )
     for key in ("image", "mask", "output"):
         if own.get(key) is not None:
@@ -277,6 +280,18 @@ def _translated(error: ValidationError, where: Place, at: At) -> MsbdError:
     key = first["loc"][0] if first["loc"] else "?"
     message = first["msg"].removeprefix("Input should be ").replace("Value error, ", "")
     return where.error((*at, str(key)), f"got {first['input']!r}", f"wanted {message}")
+
+
+def check_outputs(edits: tuple[EditSpec, ...], where: Place) -> None:
+    """Refuse an output that would replace a picture or mask that any edit reads."""
+    read = {path for edit in edits for path in (edit.image, edit.mask)}
+    for index, edit in enumerate(edits):
+        if edit.output in read:
+            raise where.error(
+                ("edits", index, "output") if where.file else ("output",),
+                f"{edit.output} is an input",
+                "give it another name",
+            )
 
 
 def _check_unique(edits: tuple[EditSpec, ...], where: Place) -> None:

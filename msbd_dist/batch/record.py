@@ -21,7 +21,7 @@ from msbd_dist.canvas.ledger import write_atomic
 from msbd_dist.core.plan import Plan, Stage
 from msbd_dist.core.spec import EditSpec, ModelSpec
 from msbd_dist.dist.executor import Worker
-from msbd_dist.errors import MsbdError
+from msbd_dist.errors import MsbdError, RunError
 
 THREADS = 1  # intra-op threads per worker, equal everywhere: bytes depend on it
 PACKAGES = (
@@ -77,6 +77,7 @@ class EditResult:
     output: Path | None = None
     error: MsbdError | None = None
     seconds: float = 0.0
+    seed: int | None = None
 
 
 def tuned_path(folder: Path, stage: Stage) -> Path:
@@ -112,9 +113,14 @@ def save_run(out: Path, record: RunRecord) -> None:
 
 
 def load_run(out: Path) -> RunRecord | None:
-    """The run in a directory, or None where there is none."""
+    """The run in a directory, or None where there is none; RunError where it can't be read."""
     path = out / "run.json"
-    return _RUN.validate_json(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return _RUN.validate_json(path.read_text())
+    except ValueError:
+        raise RunError(f"{path}: is damaged; remove it to continue the run") from None
 
 
 _EDIT: TypeAdapter[EditRecord] = TypeAdapter(EditRecord)

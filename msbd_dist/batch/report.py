@@ -42,7 +42,10 @@ def write_report(out: Path, results: tuple[EditResult, ...]) -> Path | None:
         entries.append(entry(out, result))
         if result.error is None:
             record = load_edit(out / result.id)
-            rows.append(row(out / result.id, record, result))
+            try:
+                rows.append(row(out / result.id, record, result))
+            except Exception as error:  # a picture that has gone must not cost the report
+                log.warning("edit %s is not on the contact sheet: %s", result.id, error)
     write_atomic(out / "report.json", json.dumps({"version": 1, "edits": entries}, indent=1))
     if not rows:
         return None

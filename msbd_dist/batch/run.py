@@ -34,7 +34,7 @@ from msbd_dist.canvas.ledger import write_atomic
 from msbd_dist.core.plan import Task
 from msbd_dist.core.spec import EditSpec, ModelSpec
 from msbd_dist.dist.executor import Executor, Outcome, SerialExecutor
-from msbd_dist.errors import ModelError, MsbdError, RunError
+from msbd_dist.errors import InputError, ModelError, MsbdError, RunError
 from msbd_dist.models.card import Card, resolve
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,12 @@ def run_manifest(
     executor: ExecutorKind = "ray",
     address: str | None = None,
     progress: Progress | None = None,
+    any_models: bool = False,
 ) -> RunResult:
     """Run every edit of a manifest that is not finished in ``out``; see `RunResult`.
+
+    ``out`` must be empty or of a run with the same models, unless ``any_models``: then an edit that
+    was made with other models is made again, and only once its inputs have been checked.
 
     An error of one edit ends that edit alone. Raised are those that concern all of them:
     ModelError, RunError, ClusterError.
@@ -98,7 +102,7 @@ def run_manifest(
         progress.finish(result)
     peak: dict[str, int] = {}
     if todo:
-        claim(out, manifest.models)
+        claim(out, None if any_models else manifest.models)
         save_run(out, run_record(manifest, todo))
         spec = WorkerSpec(out, manifest.models, THREADS)
         pool = make_executor(executor, spec, workers=workers, address=address)
@@ -168,7 +172,7 @@ def _begin(
     """Open an edit's canvas and hand out its first tasks."""
     try:
         edit = steps.ingest(prepared)
-    except (MsbdError, OSError) as error:
+    except Exception as error:  # whatever it is, it ends this edit alone
         yield failed(prepared.id, error)
         return
     active[edit.id] = Running(edit, life(edit))
@@ -209,8 +213,11 @@ def _go_on(running: Running, active: dict[str, Running], pool: Executor) -> Iter
     except StopIteration as end:
         del active[running.edit.id]
         seconds = time.perf_counter() - running.started
-        yield EditResult(id=running.edit.id, state="done", output=end.value, seconds=seconds)
-    except (MsbdError, OSError) as error:
+        seed = running.edit.record.seed
+        yield EditResult(
+            id=running.edit.id, state="done", output=end.value, seconds=seconds, seed=seed
+        )
+    except Exception as error:  # whatever it is, it ends this edit alone
         yield _failed(running, error, active, pool)
 
 
@@ -241,9 +248,9 @@ def begin_edit(
         earlier = steps.earlier_record(spec, folder, models)
         if earlier is not None and steps.is_finished(earlier, folder):
             target = steps.target_of(spec, folder)
-            return EditResult(id=spec.id, state="kept", output=target)
+            return EditResult(id=spec.id, state="kept", output=target, seed=earlier.seed)
         return steps.prepare(spec, folder, card=card, models=models, earlier=earlier)
-    except (MsbdError, OSError) as error:
+    except Exception as error:  # whatever it is, it ends this edit alone
         return failed(spec.id, error)
 
 
@@ -258,8 +265,8 @@ def run_record(manifest: Manifest, todo: list[steps.Prepared]) -> RunRecord:
     )
 
 
-def claim(out: Path, models: ModelSpec) -> None:
-    """Make sure that ``out`` can hold this run: writable, and empty or of the same models."""
+def claim(out: Path, models: ModelSpec | None) -> None:
+    """Make sure that ``out`` can hold this run: writable, and empty or of these models."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(out / ".writable", "")
@@ -272,7 +279,7 @@ def claim(out: Path, models: ModelSpec) -> None:
     if earlier is None:
         if any(out.iterdir()):
             raise RunError(f"{out}: holds files that are not of a run; choose an empty --out")
-    elif earlier.models != models:
+    elif models is not None and earlier.models != models:
         raise RunError(
             f"{out}: holds a run with models {earlier.models.family}, this one has "
             f"{models.family}; choose another --out"
@@ -283,6 +290,8 @@ def make_executor(
     kind: ExecutorKind, spec: WorkerSpec, *, workers: int | None, address: str | None
 ) -> Executor:
     """Workers in this process (serial) or as Ray actors."""
+    if kind not in ("ray", "serial"):
+        raise InputError(f"executor: got {kind!r}, wanted ray or serial")
     if kind == "serial":
         return SerialExecutor(spec)
     from msbd_dist.dist.ray_executor import RayExecutor

@@ -1,11 +1,13 @@
 """What the driver itself does for an edit: plan it, take its pixels in, compose a stage, export.
 
-The driver holds pixels of one band or one chunk's segments at a time, besides the mask.
+The driver holds pixels of one band or one chunk's segments at a time, besides one edit's mask.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from msbd_dist.core.compose import Floats, compose_chunk, stage_view
 from msbd_dist.core.geometry import Box
 from msbd_dist.core.plan import Plan, Stage, make_plan
 from msbd_dist.core.spec import EditSpec, ModelSpec
-from msbd_dist.errors import ManifestError
+from msbd_dist.errors import RunError
 from msbd_dist.models.card import Card
 
 log = logging.getLogger(__name__)
@@ -33,12 +35,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """An edit that can be run: its record, its picture, its mask."""
+    """An edit that can be run: its record and its picture."""
 
     record: EditRecord
     folder: Path
     picture: Picture
-    mask: npt.NDArray[np.bool_]
 
     @property
     def id(self) -> str:
@@ -65,7 +66,7 @@ def target_of(spec: EditSpec, folder: Path) -> Path:
     return Path(spec.output) if spec.output else folder / "output.png"
 
 
-def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture, npt.NDArray[np.bool_]]:
+def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
     """Read a picture and its mask, and plan the edit. Errors are one line about this edit."""
     picture = Picture.open(spec.image)
     mask = read_mask(spec.mask, picture)
@@ -78,7 +79,7 @@ def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture, npt.NDArray[np
     )
     if len(plan.stages) > 1:
         card.checkpoint(spec.method.upscaler)  # a missing one is an error now, not after stage 1
-    return plan, picture, mask
+    return plan, picture
 
 
 def prepare(
@@ -93,10 +94,9 @@ def prepare(
 
     ``earlier`` is the record that an interrupted run left of this very edit: its seed is kept.
     """
-    plan, picture, mask = plan_edit(spec, card)
+    plan, picture = plan_edit(spec, card)
     target = target_of(spec, folder)
-    if target.exists() and target.samefile(spec.image):
-        raise ManifestError(f"{target}: output is the input image; give it another name")
+    require_writable(target)
     check_target(picture, target)
     picture.check()
     for loss in losses(picture, target.suffix):
@@ -110,7 +110,16 @@ def prepare(
         inputs=earlier.inputs if earlier else inputs_of(spec),
         models=models,
     )
-    return Prepared(record, folder, picture, mask)
+    return Prepared(record, folder, picture)
+
+
+def require_writable(target: Path) -> None:
+    """RunError where an output can't be put: in place of a folder, or where writing is refused."""
+    if target.is_dir():
+        raise RunError(f"{target}: is a folder; give the output a file's name")
+    parent = next(p for p in target.parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise RunError(f"{parent}: can't be written to; choose another output")
 
 
 def inputs_of(spec: EditSpec) -> dict[str, str]:
@@ -137,8 +146,10 @@ def is_finished(record: EditRecord, folder: Path) -> bool:
 def begun(prepared: Prepared) -> Ledger | None:
     """The ledger that an interrupted run of this very plan left; None where there is none."""
     ledger = Ledger(prepared.folder / "ledger")
-    same = "ingest" in ledger and load_edit(prepared.folder) == prepared.record
-    return ledger if same else None
+    with contextlib.suppress(OSError, ValueError):  # unreadable: begin anew
+        if "ingest" in ledger and load_edit(prepared.folder) == prepared.record:
+            return ledger
+    return None
 
 
 def remaining_cost(prepared: Prepared) -> float:
@@ -159,10 +170,10 @@ def ingest(prepared: Prepared) -> Edit:
     save_edit(folder, record)
     plan = record.plan
     canvas = Canvas.create(folder / "canvas.zarr", plan, np.dtype(record.dtype))
-    box = plan.source_box
+    box, mask = plan.source_box, read_mask(record.spec.mask, picture)
     for y0 in range(box.y0, box.y1, plan.family.stride):
         band = Box(y0, box.x0, min(y0 + plan.family.stride, box.y1), box.x1)
-        canvas.write_source(band, picture.read(band), prepared.mask[band.slices])
+        canvas.write_source(band, picture.read(band), mask[band.slices])
     ledger = Ledger(folder / "ledger")
     ledger.commit("ingest", {"image": picture.format, "plan": plan.digest})
     return Edit(record, folder, picture, canvas, ledger)

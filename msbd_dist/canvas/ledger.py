@@ -6,6 +6,7 @@ them. What is pending is what is planned minus what is here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -44,7 +45,8 @@ class Ledger:
         self._facts: dict[str, Facts] = {}
         if folder.is_dir():
             for path in folder.glob("[!.]*.json"):
-                self._facts[path.stem] = json.loads(path.read_text())
+                with contextlib.suppress(ValueError):  # damaged: not done
+                    self._facts[path.stem] = json.loads(path.read_text())
 
     def __contains__(self, name: str) -> bool:
         return name in self._facts

@@ -1,8 +1,8 @@
-"""Pictures in, pictures out: masks in latent cells, resampling, low-pass, sums of segments, paste.
+"""Pictures in, pictures out: masks in latent cells, resampling, low-pass, sums of segments.
 
 Arrays are (C, H, W) float32 in [0, 1] unless said otherwise; masks are (H, W) bool. Windows of a
 raster are read through a function ``read(box) -> array`` that accepts boxes beyond the picture's
-edge; `reflected` makes such a function from one that does not. numpy and Pillow only.
+edge; `read_reflected` makes such a function from one that does not. numpy and Pillow only.
 """
 
 from __future__ import annotations

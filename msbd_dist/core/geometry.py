@@ -27,7 +27,7 @@ class Size:
         return self.height * self.width
 
     def __str__(self) -> str:
-        return f"{self.height}x{self.width}"
+        return f"{self.width}x{self.height}"  # as people say it
 
 
 @dataclass(frozen=True, order=True)

@@ -67,6 +67,10 @@ class ModelSpec:
     clip: str | None = None  # open_clip "NAME:TAG", "NAME:/file", or a folder
     device: str = "auto"  # auto | cpu | cuda
 
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ModelError(f"device: got {self.device!r}, wanted auto, cpu or cuda")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:

@@ -100,10 +100,20 @@ BAD_EDITS: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
         [*edit()[:4], "-o", "image.png", "--executor", "serial"],
         ["image.png", "another name"],
     ),
+    "output over the mask": (
+        lambda d: None,
+        [*edit()[:4], "-o", "mask.png", "--executor", "serial"],
+        ["mask.png", "is an input", "another name"],
+    ),
+    "output is a folder": (
+        lambda d: (d / "dir.png").mkdir(),
+        [*edit()[:4], "-o", "dir.png", "--executor", "serial"],
+        ["dir.png", "is a folder"],
+    ),
     "something in the way of the workspace": (
-        lambda d: (d / "out.msbd").write_text("mine"),
+        lambda d: (d / "out.png.msbd").write_text("mine"),
         edit(),
-        ["out.msbd", "in the way"],
+        ["out.png.msbd", "in the way"],
     ),
     "prompt too long": (lambda d: None, edit(prompt="star " * 40), ["tokens", "24"]),
     "unknown model folder": (
@@ -242,6 +252,12 @@ def test_a_manifest_with_bad_edits_runs_the_others_and_exits_with_1(
     assert "contact sheet" in out
     assert not (inputs / "run/bad").exists()
 
+    damaged = inputs / "run/good/edit.json"
+    damaged.write_text(damaged.read_text()[:50])
+    code, out, err = msbd("run", "jobs.yaml", "--out", "run", "--executor", "serial")
+    assert code == 1
+    assert "done good" in err
+
     code, out, err = msbd("run", "jobs.yaml", "--out", "run", "--models", str(bundled_folder()))
     assert code == 2
     assert "another --out" in err
@@ -302,6 +318,34 @@ def test_help_reads_well_and_has_an_example(verb: list[str], msbd: Msbd) -> None
     assert not verb or "Example" in out
 
 
+def test_a_typo_never_costs_what_was_finished(msbd: Msbd, inputs: Path) -> None:
+    options = ["--set", "upscaler=bicubic", "--set", "decoder_optimization=off"]
+    assert msbd(*edit(), *SET, *options)[0] == 0
+    before = sorted((inputs / "out.png.msbd").rglob("*"))
+    for typo in (["--sr", "nope.pth"], ["--device", "gpu"], ["--models", "nomodel"]):
+        code, _, err = msbd(*edit(), *SET, *typo)
+        assert code == 2, err
+        assert sorted((inputs / "out.png.msbd").rglob("*")) == before
+    assert "done edit" in msbd(*edit(), *SET, *options, "--device", "cpu")[2]
+
+
+def test_an_interruption_says_how_to_continue(inputs: Path) -> None:
+    import signal
+    import time
+
+    call = [sys.executable, "-c", "from msbd_dist.cli import main; main()", *edit()]
+    run = subprocess.Popen(call, cwd=inputs, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (inputs / "out.png.msbd/edit/ledger/ingest.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert err.strip().endswith("the same command continues")
+    assert "Traceback" not in err
+
+
 def test_the_api_of_three_lines(inputs: Path) -> None:
     import msbd_dist
 
@@ -312,5 +356,8 @@ def test_the_api_of_three_lines(inputs: Path) -> None:
     )
     assert path == inputs / "o.tif"
     assert pixels(path).shape == (277, 331, 3)
+    for wrong in ({"seed": "a"}, {"steps": "many"}, {"executor": "dask"}, {"stepz": 1}):
+        with pytest.raises(msbd_dist.InputError, match=next(iter(wrong))):
+            msbd_dist.edit(image, mask, "x", output=inputs / "q.png", **wrong)  # type: ignore
     with pytest.raises(msbd_dist.InputError, match=r"none\.png"):
         msbd_dist.edit("none.png", mask, "x", output=inputs / "p.png", executor="serial")

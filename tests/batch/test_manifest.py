@@ -85,6 +85,15 @@ BAD = {
     "models is a number": ("models: 3\n" + GOOD, ["models", "got 3"]),
     "unknown model key": ("models: {familly: x}\n" + GOOD, [":1:", "familly", "`family`"]),
     "defaults is a list": ("defaults: [1]\n" + GOOD, ["defaults", "not a mapping"]),
+    "a name that the run needs": (
+        GOOD.replace("id: a", "id: report.json"),
+        ["edits[0].id", "report.json"],
+    ),
+    "an output that another edit reads": (
+        GOOD.replace("}", ", output: o.png}")
+        + "  - {id: b, image: o.png, mask: m.png, prompt: x}\n",
+        [":2:", "edits[0].output", "is an input"],
+    ),
     "output twice": (
         GOOD.replace("}", ", output: o.png}")
         + "  - {id: b, image: i.png, mask: m.png, prompt: x, output: o.png}\n",
