@@ -74,15 +74,11 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a run is to do. ``folder`` is where relative paths start."""
+    """What a run is to do; all paths are absolute."""
 
     path: Path
     models: ModelSpec
     edits: tuple[EditSpec, ...]
-
-    @property
-    def folder(self) -> Path:
-        return self.path.parent
 
 
 def read_manifest(path: Path) -> Manifest:
