@@ -48,7 +48,7 @@ class RunRecord:
 
     manifest: str
     models: ModelSpec
-    plans: dict[str, str]  # edit -> digest of its plan; of the edits that this run had to do
+    plans: dict[str, str]  # edit -> digest of its plan
     seeds: dict[str, int]  # edit -> seed, drawn where none was given
     threads: int  # intra-op threads per worker
     versions: dict[str, str]

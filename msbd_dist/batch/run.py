@@ -103,7 +103,7 @@ def run_manifest(
     peak: dict[str, int] = {}
     if todo:
         claim(out, None if any_models else manifest.models)
-        save_run(out, run_record(manifest, todo))
+        save_run(out, run_record(manifest, todo, load_run(out)))
         spec = WorkerSpec(out, manifest.models, THREADS)
         pool = make_executor(executor, spec, workers=workers, address=address)
         with closing(pool):
@@ -254,12 +254,16 @@ def begin_edit(
         return failed(spec.id, error)
 
 
-def run_record(manifest: Manifest, todo: list[steps.Prepared]) -> RunRecord:
+def run_record(
+    manifest: Manifest, todo: list[steps.Prepared], earlier: RunRecord | None
+) -> RunRecord:
+    """The record of this run; what an earlier one in the same directory did stays in it."""
+    plans, seeds = (earlier.plans, earlier.seeds) if earlier else ({}, {})
     return RunRecord(
         manifest=str(manifest.path),
         models=manifest.models,
-        plans={edit.id: edit.record.plan.digest for edit in todo},
-        seeds={edit.id: edit.record.seed for edit in todo},
+        plans={**plans, **{edit.id: edit.record.plan.digest for edit in todo}},
+        seeds={**seeds, **{edit.id: edit.record.seed for edit in todo}},
         threads=THREADS,
         versions=versions(),
     )

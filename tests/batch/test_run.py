@@ -207,6 +207,7 @@ def test_a_changed_edit_is_run_again_and_only_it(
     serial(make_manifest(FAST, FAST), out)
     result = serial(make_manifest(FAST, {**FAST, "prompt": "a green heart"}), out)
     assert [e.state for e in result.edits] == ["kept", "done"]
+    assert set(json.loads((out / "run.json").read_text())["seeds"]) == {"e0", "e1"}
 
 
 def test_a_drawn_seed_is_recorded_and_kept_by_a_resume(
