@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ from msbd_dist.errors import MsbdError
 if TYPE_CHECKING:
     from msbd_dist.batch.manifest import Manifest
     from msbd_dist.batch.record import EditResult
-    from msbd_dist.batch.run import RunResult
+    from msbd_dist.batch.run import ExecutorKind, RunResult
     from msbd_dist.core.plan import Plan, Task
     from msbd_dist.core.spec import ModelSpec
 
@@ -269,16 +269,13 @@ def _run(
 ) -> RunResult:
     """Run with progress on stderr; a ``single`` edit's failure is left for its caller to say."""
     from msbd_dist.batch.run import run_manifest
-    from msbd_dist.errors import InputError
 
-    if executor not in ("ray", "serial"):
-        raise InputError(f"--executor: got {executor!r}, wanted ray or serial")
     with _progress(quiet=single) as progress:
         result = run_manifest(
             manifest,
             out,
             workers=workers,
-            executor="serial" if executor == "serial" else "ray",
+            executor=cast("ExecutorKind", executor),  # checked there, for every caller
             address=address,
             progress=progress,
             any_models=single,

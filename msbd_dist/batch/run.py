@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from msbd_dist.batch import steps
 from msbd_dist.batch.manifest import Manifest
@@ -91,6 +91,8 @@ def run_manifest(
     An error of one edit ends that edit alone. Raised are those that concern all of them:
     ModelError, RunError, ClusterError.
     """
+    if executor not in get_args(ExecutorKind):
+        raise InputError(f"executor: got {executor!r}, wanted ray or serial")
     started, progress = time.perf_counter(), progress or Silent()
     out = out.resolve()
     card = resolve(manifest.models)
@@ -294,8 +296,6 @@ def make_executor(
     kind: ExecutorKind, spec: WorkerSpec, *, workers: int | None, address: str | None
 ) -> Executor:
     """Workers in this process (serial) or as Ray actors."""
-    if kind not in ("ray", "serial"):
-        raise InputError(f"executor: got {kind!r}, wanted ray or serial")
     if kind == "serial":
         return SerialExecutor(spec)
     from msbd_dist.dist.ray_executor import RayExecutor

@@ -106,10 +106,6 @@ class Plan:
     def diffuses(self, stage: Stage) -> bool:
         return stage.kind == "base" or self.method.upscale_diffusion != "off"
 
-    @property
-    def total_cost(self) -> float:
-        return sum(self.cost(task) for task in self.tasks(""))
-
     def denoiser_calls(self, stage: Stage) -> int:
         """Denoised latents of one stage (guidance doubles the UNet's batch, not this count)."""
         if stage.kind == "base":

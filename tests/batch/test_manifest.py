@@ -47,6 +47,13 @@ def test_a_number_may_be_an_id_and_off_may_be_one(tmp_path: Path) -> None:
     assert [e.id for e in read_manifest(write(tmp_path, text)).edits] == ["a", "12", "off"]
 
 
+def test_names_and_prompts_that_begin_like_a_number_or_a_truth_stay_text(tmp_path: Path) -> None:
+    text = "edits: [{id: 1.5x, image: 1.png, mask: 2e3.tif, prompt: true love}]\n"
+    (edit,) = read_manifest(write(tmp_path, text)).edits
+    assert (edit.id, edit.prompt) == ("1.5x", "true love")
+    assert [Path(p).name for p in (edit.image, edit.mask)] == ["1.png", "2e3.tif"]
+
+
 BAD = {
     "unknown key": (GOOD.replace("prompt", "promt"), ["edits[0].promt", "did you mean `prompt`"]),
     "unknown option": (GOOD.replace("}", ", stepz: 3}"), [":2:", "stepz", "did you mean `steps`"]),
