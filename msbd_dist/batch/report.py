@@ -92,15 +92,17 @@ def write_preview(edit: Edit, stage: Stage) -> None:
 def stage_preview(canvas: Canvas, stage: Stage) -> Floats:
     """A composed stage at preview size: (3, h, w); parts that no segment meets are the input."""
     scale = min(1.0, PREVIEW / stage.size.long_edge)
-    preview = np.zeros((3, *_scaled(Box.of(stage.size), scale).size.shape), np.float32)
+    whole = _scaled(Box.of(stage.size), scale)
+    preview = np.zeros((3, max(whole.height, 1), max(whole.width, 1)), np.float32)
     planned = set(stage.segments)
     for _, _, box in stage.grid.chunks():
+        target = _scaled(box, scale)
+        if target.size.area == 0:  # a last chunk that is thinner than a preview pixel
+            continue
         touched = any(index in planned for index in stage.grid.meeting(box))
         pixels = canvas.composed(stage, box) if touched else stage_view(canvas.source, stage, box)
-        target = _scaled(box, scale)
-        whole = Rect(0, 0, box.height, box.width)
         ys, xs = target.slices
-        preview[:, ys, xs] = resample(pixels, whole, target.size)
+        preview[:, ys, xs] = resample(pixels, Rect(0, 0, box.height, box.width), target.size)
     return preview
 
 
@@ -108,8 +110,7 @@ def _scaled(box: Box, scale: float) -> Box:
     def edge(value: int) -> int:
         return round(value * scale)
 
-    y0, x0 = edge(box.y0), edge(box.x0)
-    return Box(y0, x0, max(edge(box.y1), y0 + 1), max(edge(box.x1), x0 + 1))
+    return Box(edge(box.y0), edge(box.x0), edge(box.y1), edge(box.x1))
 
 
 def row(folder: Path, record: EditRecord, result: EditResult) -> Image.Image:
