@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -450,7 +451,9 @@ def test_an_orientation_that_does_not_exist_is_upright(tmp_path: Path) -> None:
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://w3.org/rdf#"/></x:xmpmeta>'
 
 
+@cache
 def icc_profile() -> bytes:
+    """One profile for all: each new one holds the time of its making."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -907,6 +910,7 @@ def test_a_source_that_breaks_on_the_way_is_the_source_s_fault(tmp_path: Path) -
 
 STREAM = """
 import resource, sys
+from functools import cache
 from pathlib import Path
 import numpy as np
 from msbd_dist.canvas.images import Picture, write_edited
