@@ -17,6 +17,8 @@ LAYERS = {
     "models": {"errors", "core", "models"},
     "dist": {"errors", "dist"},
     "tiny": {"errors", "core", "tiny"},
+    "tiny/train": {"errors", "core", "tiny"},
+    "tiny/evaluate": {"errors", "core", "models", "tiny"},
     "batch": {"errors", "core", "canvas", "models", "dist", "batch"},
     "cli": {"errors", "core", "batch", "models"},
     "__init__": {"errors", "core", "batch"},
@@ -42,7 +44,10 @@ def imports(path: Path) -> set[str]:
 
 
 def layer_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+    first, *rest = path.relative_to(ROOT).parts
+    if len(rest) > 1 and f"{first}/{rest[0]}" in LAYERS:
+        return f"{first}/{rest[0]}"
+    return first.removesuffix(".py")
 
 
 FILES = sorted(p for p in ROOT.rglob("*.py"))

@@ -4,6 +4,8 @@
     random_scene(seed, size)  the same scene as a value ...
     render(scene)             ... its pixels: uint8 RGB (H, W, 3)
     caption(scene)            ... its words: "a red star on grass"
+    random_detail(seed, size) what one segment of a large picture shows: part of an object from near
+    random_mural(seed, size)  many megapixels, of which every window is like a training picture
     silhouette(thing, size)   where an object is, with or without its shadow: bool (H, W)
     photo_like(seed, size)    a landscape, which is none of the family's backgrounds
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import ceil, cos, exp, hypot, log, pi, sin, sqrt
 from typing import Any, Literal, get_args
 
@@ -61,6 +64,7 @@ RGB: dict[Colour, _Triple] = {
 _NATIVE = 128  # pixels across a training picture
 _FINEST = 2.0  # pixels: extra detail ends with cells of this size
 _MOST = 40  # objects in one scene; no two of them are of the same colour and shape
+_SMALL, _BIG = 0.17, 0.38  # radius in units below and above which a caption may name the size
 _REACH = 1.8  # an object and its shadow end within this many radii of its centre
 _BAND = 1 << 17  # pixels painted at a time
 
@@ -141,12 +145,37 @@ def default_unit(size: Size) -> float:
     return float(max(min(short, 256), short / 2, 16))
 
 
-def caption(scene: Scene) -> str:
+def caption(
+    scene: Scene, *, sizes: bool = False, places: bool = False, background: bool = True
+) -> str:
     """The scene in the family's words: "a red star on grass", "a blue ring and a white heart on a
-    red wall", or the background alone: "yellow dots"."""
-    names = [_with_article(f"{thing.colour} {thing.shape}") for thing in scene.objects]
-    words, background = " and ".join(names), _background_words(scene.background)
-    return f"{words} on {background}" if names else background
+    red wall", or the background alone: "yellow dots".
+
+    ``sizes``: "a small red star". ``places``: of two objects, "a red star left of a blue ring".
+    ``background``: False leaves it out where there are objects.
+    """
+    things = scene.objects
+    names = [_name(thing, scene.unit if sizes else None) for thing in things]
+    link = f" {_place(*things)} " if places and len(things) == 2 else " and "
+    ground = _background_words(scene.background)
+    if not names:
+        return ground
+    return f"{link.join(names)} on {ground}" if background else link.join(names)
+
+
+def _name(thing: SceneObject, unit: float | None) -> str:
+    """ "a red star", with its size where that is telling and ``unit`` is given."""
+    radius = 0.25 if unit is None else thing.radius / unit
+    size = "small " if radius < _SMALL else "big " if radius > _BIG else ""
+    return _with_article(f"{size}{thing.colour} {thing.shape}")
+
+
+def _place(one: SceneObject, other: SceneObject) -> str:
+    """Where ``one`` is, seen from ``other``, along the axis that parts them more."""
+    down, right = one.center_y - other.center_y, one.center_x - other.center_x
+    if abs(right) >= abs(down):
+        return "right of" if right > 0 else "left of"
+    return "below" if down > 0 else "above"
 
 
 def _background_words(background: Background) -> str:
@@ -183,10 +212,59 @@ def random_scene(
     unit = default_unit(size) if unit is None else unit
     zoom = exp(rng.uniform(log(0.6), log(2.2)))
     background = _random_background(rng)
-    count = int(rng.choice(4, p=(0.08, 0.72, 0.17, 0.03))) if objects is None else objects
+    count = int(rng.choice(4, p=(0.06, 0.62, 0.29, 0.03))) if objects is None else objects
+    whole = Rect(0, 0, size.height, size.width)
     things: tuple[SceneObject, ...] = ()
     for _ in range(count):
-        things += _random_object(rng, size, unit, background, things, single=count == 1)
+        things += _random_object(rng, whole, unit, background, things, single=count == 1)
+    return Scene(size=size, background=background, objects=things, seed=seed, unit=unit, zoom=zoom)
+
+
+def random_detail(seed: int, size: Size) -> Scene:
+    """What one segment of a large picture shows: a window of half to a sixth of a unit.
+
+    In two of three the outline of one object runs through it; the others show background alone.
+    """
+    rng = _stream(seed, 5)
+    unit = min(size.height, size.width) * exp(rng.uniform(log(2), log(6)))
+    zoom = exp(rng.uniform(log(0.6), log(2.2)))
+    background = _random_background(rng)
+    things: tuple[SceneObject, ...] = ()
+    if rng.random() < 2 / 3:
+        colour, shape = _random_kind(rng, background, ())
+        radius, angle = _random_radius(rng, single=True) * unit, rng.uniform(0, 2 * pi)
+        away = radius * rng.uniform(0.45, 1.0)  # from the centre to some pixel of the window
+        thing = SceneObject(
+            colour=colour,
+            shape=shape,
+            center_y=rng.uniform(0, size.height) - away * sin(angle),
+            center_x=rng.uniform(0, size.width) - away * cos(angle),
+            radius=radius,
+            rotation=rng.uniform(-0.3, 0.3),
+        )
+        things = (thing,)
+    return Scene(size=size, background=background, objects=things, seed=seed, unit=unit, zoom=zoom)
+
+
+def random_mural(seed: int, size: Size, *, unit: float = 192.0) -> Scene:
+    """A scene of many megapixels with an object in most squares of ``unit`` pixels.
+
+    Each window of that size looks like a training picture of one to three objects.
+    """
+    rng = _stream(seed, 6)
+    zoom = exp(rng.uniform(log(0.6), log(2.2)))
+    background = _random_background(rng)
+    rows, columns = (max(round(side / unit), 1) for side in (size.height, size.width))
+    high, wide = size.height / rows, size.width / columns
+    placed: dict[tuple[int, int], SceneObject] = {}
+    for row, column in product(range(rows), range(columns)):
+        cell = Rect(row * high, column * wide, (row + 1) * high, (column + 1) * wide)
+        around = [(row - 1, column + side) for side in (-1, 0, 1)] + [(row, column - 1)]
+        others = tuple(placed[place] for place in around if place in placed)
+        if rng.random() < 0.85:
+            found = _random_object(rng, cell, unit, background, others, single=False)
+            placed.update(((row, column), thing) for thing in found)
+    things = tuple(placed.values())
     return Scene(size=size, background=background, objects=things, seed=seed, unit=unit, zoom=zoom)
 
 
@@ -204,24 +282,25 @@ def _random_background(rng: _Random) -> Background:
 
 def _random_object(
     rng: _Random,
-    size: Size,
+    area: Rect,
     unit: float,
     background: Background,
     others: tuple[SceneObject, ...],
     *,
     single: bool,
 ) -> tuple[SceneObject, ...]:
-    """One more object that touches none of the others, or () where a few dozen tries found none."""
+    """One more object in ``area`` that touches none of the others, or () where a few dozen tries
+    found none."""
     colour, shape = _random_kind(rng, background, others)
     for _ in range(40):
         radius = _random_radius(rng, single=single)
         margin = min(0.95 * radius, 0.48) if radius < 0.45 else 0.33  # close-ups may be cut
-        inset = min(margin * unit, 0.48 * size.height, 0.48 * size.width)
+        inset = min(margin * unit, 0.48 * area.height, 0.48 * area.width)
         thing = SceneObject(
             colour=colour,
             shape=shape,
-            center_y=rng.uniform(inset, size.height - inset),
-            center_x=rng.uniform(inset, size.width - inset),
+            center_y=rng.uniform(area.y0 + inset, area.y1 - inset),
+            center_x=rng.uniform(area.x0 + inset, area.x1 - inset),
             radius=radius * unit,
             rotation=rng.uniform(-0.3, 0.3),
         )

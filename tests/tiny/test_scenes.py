@@ -25,6 +25,8 @@ from msbd_dist.tiny.scenes import (
     default_unit,
     photo_like,
     picture,
+    random_detail,
+    random_mural,
     random_scene,
     render,
     silhouette,
@@ -123,6 +125,37 @@ def test_captions_use_only_words_that_the_family_knows():
     assert {word for words in captions for word in words.split()} == WORDS
 
 
+@pytest.mark.parametrize(
+    ("center", "words"),
+    [
+        ((64, 20), "a red star left of a blue ring on grass"),
+        ((64, 110), "a red star right of a blue ring on grass"),
+        ((20, 70), "a red star above a blue ring on grass"),
+        ((110, 60), "a red star below a blue ring on grass"),
+    ],
+)
+def test_captions_can_say_where_one_object_is_seen_from_the_other(center, words):
+    things = thing("red", "star", 20, center), thing("blue", "ring", 20, (64, 64))
+    scene = plain_scene(Background("grass"), *things)
+    assert caption(scene, places=True) == words
+    assert caption(scene, places=True, background=False) == words.removesuffix(" on grass")
+    assert caption(scene) == "a red star and a blue ring on grass"
+
+
+@pytest.mark.parametrize(("radius", "size"), [(15, "small "), (30, ""), (60, "big ")])
+def test_captions_can_say_how_large_an_object_is(radius, size):
+    scene = plain_scene(Background("sand"), thing("orange", "star", radius))
+    article = "a" if size else "an"
+    assert caption(scene, sizes=True) == f"{article} {size}orange star on sand"
+    assert caption(replace(scene, unit=2 * 128.0), sizes=True).startswith("a small") == (
+        radius < 40
+    )
+
+
+def test_a_background_alone_is_always_named():
+    assert caption(plain_scene(), sizes=True, places=True, background=False) == "sky"
+
+
 # --- random scenes ---
 
 
@@ -176,6 +209,32 @@ def test_the_unit_grows_with_the_picture():
 def test_what_the_family_does_not_know_is_refused(make):
     with pytest.raises(ValueError, match=r"must be|takes no|at least"):
         make()
+
+
+def test_a_detail_shows_at_most_part_of_one_object():
+    drawn = [random_detail(seed, SMALL) for seed in range(200)]
+    assert all(2 * 128 <= scene.unit <= 6 * 128 for scene in drawn)
+    cut = [thing for scene in drawn for thing in scene.objects]
+    assert 90 < len(cut) < 170
+    assert all(len(scene.objects) <= 1 for scene in drawn)
+    covered = [silhouette(one, SMALL).mean() for one in cut]
+    assert all(not Box.of(SMALL).contains(one.window) for one in cut)
+    assert 0.2 < np.mean(covered) < 0.7
+    assert np.mean([0 < share < 1 for share in covered]) > 0.8
+
+
+def test_any_window_of_a_mural_is_like_a_training_picture():
+    size = Size(1200, 2000)
+    mural = random_mural(3, size, unit=192.0)
+    assert 40 < len(mural.objects) < 70
+    assert all(0.1 <= one.radius / 192 <= 0.3 for one in mural.objects)
+    seen = sum(silhouette(one, size).astype(int) for one in mural.objects)
+    assert seen.max() == 1, "no two objects touch"
+    assert all(one.colour != mural.background.colour for one in mural.objects)
+    rng = np.random.default_rng(0)
+    corners = rng.integers((0, 0), (1200 - 192, 2000 - 192), (50, 2))
+    filled = [seen[y : y + 192, x : x + 192].any() for y, x in corners]
+    assert np.mean(filled) > 0.8
 
 
 # --- objects ---

@@ -1,0 +1,150 @@
+"""Train the bundled family, or one part of it.
+
+    python -m msbd_dist.tiny.train [--part vae|unet|clip|upscaler] [--device cpu] [--minutes N]
+
+Progress and checkpoints go to --work; say the same again to go on after a kill or after --minutes.
+A finished part is written to WORK/family, a folder for `msbd --models`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+
+from msbd_dist.tiny.train import clip, unet, upscaler, vae
+from msbd_dist.tiny.train.loop import Pace, Part, Team, Trainer
+from msbd_dist.tiny.train.settings import SETTINGS, Settings
+
+log = logging.getLogger(__name__)
+
+PARTS = ("vae", "unet", "clip", "upscaler")  # in the order of their needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One part's training, the same in every process."""
+
+    part: str
+    work: Path
+    settings: Settings
+    device: str
+    processes: int
+    deadline: float | None
+
+    @property
+    def folder(self) -> Path:
+        return self.work / self.part
+
+    @property
+    def drawn(self) -> Path:
+        """Pictures or latents that are made once, before the training."""
+        return self.folder / "drawn"
+
+    @property
+    def family(self) -> Path:
+        return self.work / "family"
+
+
+def _prepare(job: Job) -> None:
+    if job.part == "unet":
+        folder = job.family / "vae"
+        if not folder.exists():
+            raise SystemExit(f"unet needs the finished autoencoder {folder}: train vae first")
+        unet.prepare(
+            job.settings.unet, folder, job.drawn, device=job.device, processes=job.processes
+        )
+    elif job.part == "clip":
+        clip.prepare(job.settings.clip, job.drawn, processes=job.processes)
+    elif job.part == "upscaler":
+        upscaler.prepare(job.settings.upscaler, job.drawn, processes=job.processes)
+
+
+def _build(job: Job) -> Part:
+    if job.part == "vae":
+        return vae.VaePart(job.settings.vae)
+    if job.part == "unet":
+        return unet.UnetPart(job.settings.unet, job.drawn)
+    if job.part == "clip":
+        return clip.ClipPart(job.settings.clip, job.drawn)
+    return upscaler.UpscalerPart(job.settings.upscaler, job.drawn)
+
+
+def train(job: Job) -> bool:
+    """Trains a part until it is finished or time is up; True where it is finished and written."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    _prepare(job)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (job, Path(folder) / "meeting")
+        if job.processes > 1:
+            mp.spawn(_process, arguments, nprocs=job.processes)
+        else:
+            _process(0, *arguments)
+    return (job.folder / "finished").exists()
+
+
+def _process(rank: int, job: Job, meeting: Path) -> None:
+    """What each process does. One thread each: two on shared cores are slower than one."""
+    _log_to_stderr()
+    if job.processes > 1:
+        torch.set_num_threads(1)
+    team = Team(rank, job.processes)
+    team.join(meeting)
+    trainer = Trainer(_build(job), job.folder, torch.device(job.device), team)
+    settings = job.settings
+    trainer.run(
+        Pace(
+            checkpoint_seconds=settings.checkpoint_seconds,
+            report_seconds=settings.report_seconds,
+            deadline=job.deadline,
+        )
+    )
+    if trainer.finished and team.leads:
+        trainer.averaged().write(job.family)
+        (job.folder / "finished").touch()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    _log_to_stderr()
+    args = _parser().parse_args(arguments)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    processes = args.processes or (min(2, os.cpu_count() or 1) if device == "cpu" else 1)
+    deadline = None if args.minutes is None else time.monotonic() + 60 * args.minutes
+    for name in [args.part] if args.part else PARTS:
+        job = Job(
+            part=name,
+            work=args.work,
+            settings=SETTINGS,
+            device=device,
+            processes=processes,
+            deadline=deadline,
+        )
+        if not train(job):
+            log.info("%s is not finished: say the same again to go on", name)
+            return 0
+        log.info("%s is finished: %s", name, job.family)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = (__doc__ or "").splitlines()
+    parser = argparse.ArgumentParser(prog="python -m msbd_dist.tiny.train", description=lines[0])
+    parser.add_argument("--part", choices=PARTS, help="only this one (default: all)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--minutes", type=float, metavar="N", help="stop after so long")
+    parser.add_argument("--processes", type=int, metavar="N", help="default: 2 on a CPU")
+    parser.add_argument("--work", type=Path, default=Path("runs/tiny"), metavar="DIR")
+    return parser
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
