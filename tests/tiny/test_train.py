@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from multiprocessing import get_context
@@ -86,8 +84,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def part_of(name: str, work: Path) -> Part:
     made = job(work, name)
-    command._prepare(made)
-    return command._build(made)
+    command.prepare(made)
+    return command.build(made)
 
 
 @pytest.mark.parametrize("name", command.PARTS)
@@ -143,17 +141,8 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("whole")
-    with single_threaded():
-        assert train(job(work, "upscaler"))
+    assert train(job(work, "upscaler"))
     return work
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_two_processes_do_what_one_does(uninterrupted: Path, tmp_path: Path) -> None:
@@ -165,7 +154,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "upscaler" / "checkpoint.pt"
-    process = get_context("spawn").Process(target=train_alone, args=(job(tmp_path, "upscaler"),))
+    process = get_context("spawn").Process(target=train, args=(job(tmp_path, "upscaler"),))
     process.start()
     while not checkpoint.exists():
         assert process.is_alive()
@@ -175,17 +164,11 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     process.join()
     killed_at = torch.load(checkpoint, weights_only=True)["step"]
     assert 0 < killed_at < QUICK.upscaler.recipe.steps
-    with single_threaded():
-        assert train(job(tmp_path, "upscaler"))
+    assert train(job(tmp_path, "upscaler"))
     assert_equal(weights(tmp_path), weights(uninterrupted))
     lines = (tmp_path / "upscaler" / "losses.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert set(steps) == set(range(QUICK.upscaler.recipe.steps))
-
-
-def train_alone(job: Job) -> None:
-    torch.set_num_threads(1)
-    train(job)
 
 
 def test_a_finished_training_is_not_repeated(uninterrupted: Path) -> None:

@@ -14,7 +14,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,8 @@ class Job:
         return self.work / "family"
 
 
-def _prepare(job: Job) -> None:
+def prepare(job: Job) -> None:
+    """Makes what the part learns from, as far as it is not there yet."""
     if job.part == "unet":
         folder = job.family / "vae"
         if not folder.exists():
@@ -69,7 +71,8 @@ def _prepare(job: Job) -> None:
         upscaler.prepare(job.settings.upscaler, job.drawn, processes=job.processes)
 
 
-def _build(job: Job) -> Part:
+def build(job: Job) -> Part:
+    """The untrained part, with what it learns from."""
     if job.part == "vae":
         return vae.VaePart(job.settings.vae)
     if job.part == "unet":
@@ -82,24 +85,24 @@ def _build(job: Job) -> Part:
 def train(job: Job) -> bool:
     """Trains a part until it is finished or time is up; True where it is finished and written."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    _prepare(job)
+    prepare(job)
     with tempfile.TemporaryDirectory() as folder:
         arguments = (job, Path(folder) / "meeting")
         if job.processes > 1:
             mp.spawn(_process, arguments, nprocs=job.processes)
         else:
-            _process(0, *arguments)
+            with _threads_kept():
+                _process(0, *arguments)
     return (job.folder / "finished").exists()
 
 
 def _process(rank: int, job: Job, meeting: Path) -> None:
     """What each process does. One thread each: two on shared cores are slower than one."""
     _log_to_stderr()
-    if job.processes > 1:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     team = Team(rank, job.processes)
     team.join(meeting)
-    trainer = Trainer(_build(job), job.folder, torch.device(job.device), team)
+    trainer = Trainer(build(job), job.folder, torch.device(job.device), team)
     settings = job.settings
     trainer.run(
         Pace(
@@ -111,6 +114,16 @@ def _process(rank: int, job: Job, meeting: Path) -> None:
     if trainer.finished and team.leads:
         trainer.averaged().write(job.family)
         (job.folder / "finished").touch()
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Afterwards this process has as many threads as before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
