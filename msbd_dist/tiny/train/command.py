@@ -9,6 +9,7 @@ A finished part is written to WORK/family, a folder for `msbd --models`.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
 import os
 import sys
@@ -99,6 +100,7 @@ def train(job: Job) -> bool:
 def _process(rank: int, job: Job, meeting: Path) -> None:
     """What each process does. One thread each: two on shared cores are slower than one."""
     _log_to_stderr()
+    _keep_memory()
     torch.set_num_threads(1)
     team = Team(rank, job.processes)
     team.join(meeting)
@@ -114,6 +116,19 @@ def _process(rank: int, job: Job, meeting: Path) -> None:
     if trainer.finished and team.leads:
         trainer.averaged().write(job.family)
         (job.folder / "finished").touch()
+
+
+def _keep_memory() -> None:
+    """Lets the C library keep what is freed (glibc), where every step asks for the same again.
+
+    Giving it back costs a page fault for each 4 kB: a quarter of a step of the UNet.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # names in malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 2**28)
 
 
 @contextmanager
