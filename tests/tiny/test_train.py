@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 
@@ -169,6 +170,24 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     lines = (tmp_path / "upscaler" / "losses.jsonl").read_text().splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert set(steps) == set(range(QUICK.upscaler.recipe.steps))
+
+
+def test_a_killed_command_leaves_nobody_training(tmp_path: Path) -> None:
+    endless = replace(QUICK.upscaler.recipe, steps=10**6)
+    settings = replace(QUICK, upscaler=replace(QUICK.upscaler, recipe=endless))
+    endless_job = job(tmp_path, "upscaler", settings=settings, processes=2)
+    process = get_context("spawn").Process(target=train, args=(endless_job,))
+    process.start()
+    checkpoint = tmp_path / "upscaler" / "checkpoint.pt"
+    while not checkpoint.exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    trainers = psutil.Process(process.pid).children(recursive=True)
+    assert len(trainers) >= 2
+    process.kill()
+    process.join()
+    _, alive = psutil.wait_procs(trainers, timeout=30)
+    assert not alive
 
 
 def test_a_finished_training_is_not_repeated(uninterrupted: Path) -> None:

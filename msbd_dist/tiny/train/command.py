@@ -18,7 +18,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
+from threading import Thread
 
 import torch
 import torch.multiprocessing as mp
@@ -100,6 +102,7 @@ def train(job: Job) -> bool:
 def _process(rank: int, job: Job, meeting: Path) -> None:
     """What each process does. One thread each: two on shared cores are slower than one."""
     _log_to_stderr()
+    _end_with_parent()
     _keep_memory()
     torch.set_num_threads(1)
     team = Team(rank, job.processes)
@@ -116,6 +119,13 @@ def _process(rank: int, job: Job, meeting: Path) -> None:
     if trainer.finished and team.leads:
         trainer.averaged().write(job.family)
         (job.folder / "finished").touch()
+
+
+def _end_with_parent() -> None:
+    """A killed command leaves no process behind that goes on training."""
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _keep_memory() -> None:
