@@ -38,7 +38,7 @@ from msbd_dist.tiny.train.words import LENGTH, WORDS, tokenizer
 
 
 def brief(recipe: Recipe, *, batch: int = 4, **changes: float) -> Recipe:
-    return replace(recipe, steps=8, batch=batch, warmup=2, ema=0.0, **changes)  # type: ignore[arg-type]
+    return replace(recipe, steps=8, restart=None, batch=batch, warmup=2, ema=0.0, **changes)  # type: ignore[arg-type]
 
 
 QUICK = Settings(
@@ -296,6 +296,10 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == max(rates[8:12])
     assert rates[-1] == pytest.approx(recipe.last_rate, abs=2e-3)
+    again = replace(recipe, steps=160, restart=100)
+    assert [learning_rate(again, step) for step in range(100)] == rates
+    assert max(learning_rate(again, step) for step in range(100, 160)) == pytest.approx(0.5, 0.1)
+    assert learning_rate(again, 159) == pytest.approx(0.5 * recipe.last_rate, abs=2e-3)
 
 
 # --- whitening and starts ---

@@ -227,7 +227,10 @@ class Trainer:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """A linear warm-up, then a cosine down to ``last_rate``."""
-    warm = min(1.0, (step + 1) / recipe.warmup)
-    cosine = 0.5 * (1 + cos(pi * step / recipe.steps))
-    return recipe.learning_rate * warm * (recipe.last_rate + (1 - recipe.last_rate) * cosine)
+    """A linear warm-up, then a cosine down to ``last_rate``; once more after a restart, lower."""
+    first, last, peak = 0, recipe.restart or recipe.steps, recipe.learning_rate
+    if step >= last:
+        first, last, peak = last, recipe.steps, peak * recipe.restart_rate
+    warm = min(1.0, (step - first + 1) / recipe.warmup)
+    cosine = 0.5 * (1 + cos(pi * (step - first) / (last - first)))
+    return peak * warm * (recipe.last_rate + (1 - recipe.last_rate) * cosine)

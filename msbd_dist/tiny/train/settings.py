@@ -28,6 +28,8 @@ class Recipe:
     learning_rate: float
     last_rate: float = 0.02  # of the learning rate, where the cosine ends
     warmup: int = 60
+    restart: int | None = None  # the step at which the learning rate rises again ...
+    restart_rate: float = 0.5  # ... to this share of the first
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
@@ -37,7 +39,9 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Vae:
-    recipe: Recipe = Recipe(steps=3200, batch=16, learning_rate=8e-4, last_rate=0.03, seed=10**9)
+    recipe: Recipe = Recipe(
+        steps=5600, restart=3200, batch=16, learning_rate=8e-4, last_rate=0.03, seed=10**9
+    )
     channels: tuple[int, ...] = (32, 64, 96, 112)
     groups: int = 8
     crop: int = 64
