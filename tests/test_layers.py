@@ -28,6 +28,17 @@ THIRD_PARTY = {
     "canvas": {"numpy", "PIL", "zarr", "pyvips", "scipy"},
     "dist": {"ray"},
     "tiny": {"numpy", "PIL", "scipy"},
+    "tiny/train": {
+        "numpy",
+        "torch",
+        "torchvision",
+        "diffusers",
+        "transformers",
+        "open_clip",
+        "safetensors",
+        "spandrel",
+    },
+    "tiny/evaluate": {"numpy", "PIL", "scipy", "torch", "open_clip", "cv2"},
 }
 TORCH_IN_CORE = {"noise.py", "sampling.py", "decoder.py"}
 

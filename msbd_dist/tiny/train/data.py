@@ -46,7 +46,8 @@ def captioned(
     """A scene and what a user might say of it.
 
     The empty prompt stands for places where nothing is: background alone, or, with probability
-    ``details``, what a segment of a large picture shows.
+    ``details``, what a segment of a large picture shows. Two objects are hard and come more often
+    than in the world.
     """
     rng = np.random.default_rng((seed, 1))
     kind, size = rng.random(), square(side)
@@ -54,7 +55,7 @@ def captioned(
         return random_scene(seed, size, objects=0, unit=unit), ""
     if kind < 0.07 + details:
         return random_detail(seed, size), ""
-    scene = random_scene(seed, size, unit=unit)
+    scene = random_scene(seed, size, objects=2 if kind > 0.9 else None, unit=unit)
     sizes, places, background, photo = rng.random(4) < (0.5, 0.6, 0.5, 0.08)
     words = caption(scene, sizes=bool(sizes), places=bool(places), background=bool(background))
     return scene, f"a photo of {words}" if photo else words

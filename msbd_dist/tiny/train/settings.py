@@ -57,7 +57,7 @@ class Vae:
 @dataclass(frozen=True, kw_only=True)
 class Unet:
     recipe: Recipe = Recipe(
-        steps=7000,
+        steps=9000,
         batch=40,
         learning_rate=8e-4,
         warmup=200,
