@@ -59,6 +59,7 @@ def thing(colour, shape, y=64, x=64, radius=30, rotation=0.1):
         cases.pair_scenes,
         cases.removal_scenes,
         cases.prompted,
+        cases.sized,
         cases.insertions,
         cases.unbroken,
     ],
@@ -80,6 +81,12 @@ def test_prompts_name_each_kind_on_a_plain_background_and_on_a_pattern():
         assert {case.kind for case in half} == set(cases.KINDS)
         assert all((case.background.colour is None) == plain for case in half)
     assert all(case.background.colour != case.kind.colour for case in prompted)
+
+
+def test_sizes_are_asked_for_in_turn():
+    small, big = cases.sized(2)
+    assert small.prompt.startswith(f"a small {small.kind.colour} {small.kind.shape} on ")
+    assert big.prompt.startswith(f"a big {big.kind.colour} {big.kind.shape} on ")
 
 
 def test_masks_of_insertions_are_whole_cells():
@@ -182,13 +189,21 @@ def test_a_picture_does_not_depend_on_its_batch_and_an_edit_keeps_what_is_not_ma
     assert changed[case.mask].mean() > 0.5
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("radius", [18, 48])
+def test_the_probe_tells_how_large_an_object_is(shape, radius):
+    picture = render(scene(thing("blue", shape, radius=radius)))
+    assert probe.radius(picture, "blue", shape) == pytest.approx(radius / 128, rel=0.15)
+    assert probe.radius(picture, "red", shape) == 0
+
+
 # --- rows, sheets, card ---------------------------------------------------------------------------
 
 
 def test_the_quick_measures_give_sensible_rows(quick):
     rows = {row.key: row for row in quick.rows}
     assert 25 < rows["vae_psnr"].value < 50
-    assert rows["vae_psnr_worst"].value <= rows["vae_psnr"].value
+    assert rows["vae_psnr_worst"].value <= rows["vae_psnr"].value < rows["vae_psnr_half"].value
     assert rows["clip_colour"].value > 0.8
     assert rows["probe_colour"].value > 0.8
     assert rows["clip_colour"].cases == 20

@@ -6,9 +6,10 @@ Every function gives the first ``count`` cases of its kind: the same ones whatev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count as counting
 from itertools import islice, product
+from typing import Literal
 
 import numpy as np
 
@@ -175,6 +176,7 @@ class Prompted:
     prompt: str
     kind: Kind
     background: Background
+    size: Literal["small", "big"] | None = None
 
     @property
     def plain(self) -> bool:
@@ -194,6 +196,16 @@ def prompted(count: int) -> list[Prompted]:
         while not visible(kind, ground):
             ground = grounds[rng.integers(len(grounds))]
         cases.append(Prompted(seed, f"{kind.name} on {words(ground)}", kind, ground))
+    return cases
+
+
+def sized(count: int) -> list[Prompted]:
+    """The plain ones of `prompted`, in turn "a small red star on sand" and "a big ..."."""
+    cases = []
+    for index, case in enumerate(prompted(min(count, len(KINDS)))):
+        size: Literal["small", "big"] = "small" if index % 2 == 0 else "big"
+        prompt = f"a {size} {case.kind.colour} {case.kind.shape} on {words(case.background)}"
+        cases.append(replace(case, prompt=prompt, size=size))
     return cases
 
 

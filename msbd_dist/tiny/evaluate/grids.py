@@ -1,6 +1,7 @@
 """Contact sheets of what an evaluation saw: small PNG files with words below each case.
 
     text-to-image.png   the kinds, at the middle guidance
+    sizes.png           small ones and big ones
     two-objects.png     pairs
     inpainting.png      before, mask, after
     seams.png           the same, with nothing drawn
@@ -54,6 +55,7 @@ SHEETS = (
         8,
         112,
     ),
+    Sheet("sizes", ("sizes",), "small and big objects: radius in widths", 24, 8, 112),
     Sheet("two-objects", ("two_objects",), "two objects in a prompt", 40, 8, 112),
     Sheet("inpainting", ("inpainting",), "before, mask, after: an object is put in", 24, 3, 112),
     Sheet(

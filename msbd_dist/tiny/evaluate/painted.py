@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from msbd_dist.tiny.evaluate import probe
-from msbd_dist.tiny.evaluate.cases import LIKE, NATIVE, Kind, Prompted, pair_scenes, prompted
+from msbd_dist.tiny.evaluate.cases import LIKE, NATIVE, Kind, Prompted, pair_scenes, prompted, sized
 from msbd_dist.tiny.evaluate.family import Family
 from msbd_dist.tiny.evaluate.measure import Measure, Outcome, by_group, mean, named_right
 from msbd_dist.tiny.evaluate.rows import Row
@@ -16,6 +16,7 @@ GUIDANCES = (3.0, 6.0, 9.0)
 _RELATIONS = ("left of", "right of", "above", "below")
 _LARGEST = 0.3  # of the picture's area: a circle of radius 0.31 units; of two, none is larger
 _EVERY = 5  # pair of objects is named without its relation: "and"
+_SMALL, _BIG = 0.20, 0.33  # units: between them lies what captions give no size
 
 
 # --- one object -----------------------------------------------------------------------------------
@@ -91,6 +92,36 @@ def _shares(
 def _guided_rows(outcomes: Sequence[Outcome], *, guidance: float) -> list[Row]:
     key, label = f"text_to_image_{guidance:g}", f"text to image, guidance {guidance:g}"
     return _shares(outcomes, key=key, label=label, bars=(0.99, 0.95))
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+def _sized(family: Family, cases: Sequence[Prompted]) -> list[Outcome]:
+    pictures = family.painted(
+        [case.prompt for case in cases],
+        [case.seed for case in cases],
+        side=NATIVE,
+        guidance=family.guidance,
+    )
+    outcomes = []
+    for case, picture in zip(cases, pictures, strict=True):
+        radius = probe.radius(picture, case.kind.colour, case.kind.shape)
+        held = radius < _SMALL if case.size == "small" else radius > _BIG
+        words = f"{case.prompt}: {radius:.2f}{'' if held else '!'}"
+        outcomes.append(Outcome({"held": float(held)}, (picture,), words, str(case.size)))
+    return outcomes
+
+
+def _sized_rows(outcomes: Sequence[Outcome]) -> list[Row]:
+    row = Row(
+        key="sizes",
+        label='"small" and "big" objects: of that size, by the probe',
+        value=mean(outcomes, "held"),
+        cases=len(outcomes),
+        details=by_group(outcomes, "held"),
+    )
+    return [row]
 
 
 # --- two objects ----------------------------------------------------------------------------------
@@ -187,6 +218,15 @@ MEASURES = (
             rows=partial(_guided_rows, guidance=guidance),
         )
         for guidance in GUIDANCES
+    ),
+    Measure(
+        key="sizes",
+        count=56,
+        batch=14,
+        cost=0.31,
+        cases=sized,
+        run=_sized,
+        rows=_sized_rows,
     ),
     Measure(
         key="two_objects",

@@ -2,6 +2,7 @@
 
     blobs(picture)  every area that is of one of the eight colours and not of the background
     name(picture)   colour and shape of the largest one
+    radius(picture, colour, shape)  how large it is
 
 A pixel is of a colour if it lies on that colour's shades: ``s * rgb + g * white`` for a shade s and
 a gloss g. What the picture's frame shows is background. A blob's shape is that of the silhouette,
@@ -69,6 +70,19 @@ def name(picture: Image) -> tuple[Colour | None, Shape | None]:
         return None, None
     largest = max(found, key=lambda blob: blob.area * (0.5 + blob.fit))
     return largest.colour, largest.shape
+
+
+def radius(picture: Image, colour: Colour, shape: Shape) -> float:
+    """Of the largest area of a colour, taken for a shape, in widths of the picture; 0 for none."""
+    found = [blob.area for blob in blobs(picture) if blob.colour == colour]
+    return sqrt(max(found, default=0.0) / _area(shape))
+
+
+@cache
+def _area(shape: Shape) -> float:
+    """Of a shape of radius 1."""
+    thing = SceneObject(colour="red", shape=shape, center_y=100, center_x=100, radius=80)
+    return float(silhouette(thing, Size(200, 200)).sum()) / 80**2
 
 
 def blobs(picture: Image) -> tuple[Blob, ...]:

@@ -34,7 +34,12 @@ def _vae(family: Family, scenes: Sequence[Scene]) -> list[Outcome]:
     pictures = [render(scene) for scene in scenes]
     after = family.reconstructed(pictures)
     return [
-        Outcome({"psnr": psnr(two, one)}, (one, two), caption(scene), scene.background.kind)
+        Outcome(
+            {"psnr": psnr(two, one), "half": psnr(_shrunk(two, 2), _shrunk(one, 2))},
+            (one, two),
+            caption(scene),
+            scene.background.kind,
+        )
         for scene, one, two in zip(scenes, pictures, after, strict=True)
     ]
 
@@ -57,7 +62,15 @@ def _vae_rows(outcomes: Sequence[Outcome]) -> list[Row]:
         unit="dB",
         cases=len(outcomes),
     )
-    return [row, least]
+    half = Row(
+        key="vae_psnr_half",
+        label="autoencoder: PSNR of the pictures at half their size",
+        value=mean(outcomes, "half"),
+        unit="dB",
+        cases=len(outcomes),
+        details=by_group(outcomes, "half"),
+    )
+    return [row, least, half]
 
 
 def _stars(family: Family, scenes: Sequence[Scene]) -> list[Outcome]:
@@ -165,7 +178,7 @@ def _upscaler(family: Family, scenes: Sequence[Scene]) -> list[Outcome]:
     outcomes = []
     for scene in scenes:
         truth = render(scene)
-        small = planes([_shrunk(truth)])
+        small = planes([_shrunk(truth, _FACTOR)])
         learned = images(family.models.upscaler("realesrgan")(small))[0]
         plain = images(family.models.upscaler("bicubic")(small))[0]
         values = {"learned": psnr(learned, truth), "bicubic": psnr(plain, truth)}
@@ -174,10 +187,10 @@ def _upscaler(family: Family, scenes: Sequence[Scene]) -> list[Outcome]:
     return outcomes
 
 
-def _shrunk(picture: Image) -> Image:
-    """By the upscaler's factor, each pixel the mean of those it covers."""
-    height, width = (side // _FACTOR for side in picture.shape[:2])
-    blocks = picture.reshape(height, _FACTOR, width, _FACTOR, 3).mean((1, 3))
+def _shrunk(picture: Image, factor: int) -> Image:
+    """Smaller by a factor, each pixel the mean of those it covers."""
+    height, width = (side // factor for side in picture.shape[:2])
+    blocks = picture.reshape(height, factor, width, factor, 3).mean((1, 3))
     small: Image = np.rint(blocks).astype(np.uint8)
     return small
 
