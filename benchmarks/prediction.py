@@ -1,6 +1,6 @@
 """Epsilon with Stable Diffusion's betas against v-prediction with zero terminal SNR.
 
-    python -m benchmarks.prediction [--work runs/tiny] [--steps 600] [-o FILE]
+    python -m benchmarks.prediction [--work runs/tiny] [--steps 550] [-o FILE]
 
 Trains the UNet of the bundled family twice, in everything else alike and for the same number of
 steps, and evaluates both. Needs a finished autoencoder in WORK (`python -m msbd_dist.tiny.train
@@ -27,7 +27,7 @@ from msbd_dist.tiny.evaluate.run import evaluate
 from msbd_dist.tiny.train.command import Job, prepare, train
 from msbd_dist.tiny.train.settings import SETTINGS, Prediction
 
-MEASURES = ("text_to_image_3", "text_to_image_6", "text_to_image_9", "inpainting", "seam_words")
+MEASURES = ("text_to_image_3", "text_to_image_6", "text_to_image_9", "seam_words")
 
 
 def main() -> None:
@@ -47,8 +47,8 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/tiny"))
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--scale", type=float, default=0.5, help="of the evaluation's cases")
+    parser.add_argument("--steps", type=int, default=550)
+    parser.add_argument("--scale", type=float, default=0.25, help="of the evaluation's cases")
     parser.add_argument("-o", "--output", type=Path)
     return parser.parse_args()
 

@@ -110,8 +110,7 @@ def test_the_product_loads_what_was_trained(family: Path) -> None:
     assert (card.family.native, card.family.segment) == (128, 192)
     models = load(card, device="cpu")
     model = models.latent
-    assert model.prediction == "v_prediction"
-    assert float(model.alphas_cumprod[-1]) == pytest.approx(0, abs=1e-9)
+    assert model.prediction == SETTINGS.unet.prediction
     z = model.encode(torch.rand(1, 3, 128, 128))
     x0 = model.denoiser(model.text("a red star"), guidance=6.0)(z, 501)
     assert model.decode(x0).shape == (1, 3, 128, 128)
@@ -257,6 +256,11 @@ def test_parts_draw_from_seeds_far_apart() -> None:
 
 
 # --- noise ---
+
+
+def test_v_prediction_goes_with_zero_terminal_snr() -> None:
+    assert float(unet.scheduler("v_prediction").alphas_cumprod[-1]) == pytest.approx(0, abs=1e-9)
+    assert float(unet.scheduler("epsilon").alphas_cumprod[-1]) == pytest.approx(0.0047, rel=0.02)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

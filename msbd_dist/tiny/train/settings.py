@@ -65,7 +65,7 @@ class Unet:
         ema=0.9985,
         seed=2 * 10**9,
     )
-    prediction: Prediction = "v_prediction"
+    prediction: Prediction = "epsilon"  # the better one by benchmarks/prediction.py
     channels: tuple[int, ...] = (64, 128, 192)
     heads_of: int = 32  # channels of an attention head
     groups: int = 16

@@ -25,6 +25,7 @@ from msbd_dist.tiny.train import data
 from msbd_dist.tiny.train.settings import NATIVE, SEGMENT, Prediction, Unet
 from msbd_dist.tiny.train.words import LENGTH, tokenizer, write_tokenizer
 
+_LEAST_SNR = 0.05  # that a level of v counts with
 _DRAWN_MORE = 0.25, 0.85, 0.3  # this range of levels holds that share of the draws more
 
 
@@ -195,12 +196,15 @@ def scheduler(prediction: Prediction) -> DDIMScheduler:
 def weights(prediction: Prediction, levels: Tensor, most: float) -> Tensor:
     """The weight of each level's squared error, mean 1: (1000,).
 
-    As an error of the clean latent, epsilon's counts min(SNR, most) (Hang et al.), v's one more,
-    which keeps the level without signal.
+    As an error of the clean latent it counts min(SNR, most) (Hang et al., Efficient Diffusion
+    Training via Min-SNR Weighting); v's a little where there is no signal at all, which epsilon's
+    betas never reach.
     """
     snr = levels / (1 - levels)
-    capped = snr.clamp(max=most)
-    raw = capped / snr if prediction == "epsilon" else (capped + 1) / (snr + 1)
+    if prediction == "epsilon":
+        raw = snr.clamp(max=most) / snr
+    else:
+        raw = snr.clamp(_LEAST_SNR, most) / (snr + 1)
     return raw / raw.mean()
 
 
