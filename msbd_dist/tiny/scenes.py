@@ -170,6 +170,11 @@ def _name(thing: SceneObject, unit: float | None) -> str:
     return _with_article(f"{size}{thing.colour} {thing.shape}")
 
 
+def object_name(colour: Colour, shape: Shape) -> str:
+    """ "a red star"."""
+    return _with_article(f"{colour} {shape}")
+
+
 def _place(one: SceneObject, other: SceneObject) -> str:
     """Where ``one`` is, seen from ``other``, along the axis that parts them more."""
     down, right = one.center_y - other.center_y, one.center_x - other.center_x
@@ -210,7 +215,7 @@ def random_scene(
         raise ValueError(f"objects must be 0 to {_MOST}, got {objects}")
     rng = _stream(seed, 0)
     unit = default_unit(size) if unit is None else unit
-    zoom = exp(rng.uniform(log(0.6), log(2.2)))
+    zoom = _random_zoom(rng)
     background = _random_background(rng)
     count = int(rng.choice(4, p=(0.06, 0.62, 0.29, 0.03))) if objects is None else objects
     whole = Rect(0, 0, size.height, size.width)
@@ -227,7 +232,7 @@ def random_detail(seed: int, size: Size) -> Scene:
     """
     rng = _stream(seed, 5)
     unit = min(size.height, size.width) * exp(rng.uniform(log(2), log(6)))
-    zoom = exp(rng.uniform(log(0.6), log(2.2)))
+    zoom = _random_zoom(rng)
     background = _random_background(rng)
     things: tuple[SceneObject, ...] = ()
     if rng.random() < 2 / 3:
@@ -252,7 +257,7 @@ def random_mural(seed: int, size: Size, *, unit: float = 192.0) -> Scene:
     Each window of that size looks like a training picture of one to three objects.
     """
     rng = _stream(seed, 6)
-    zoom = exp(rng.uniform(log(0.6), log(2.2)))
+    zoom = _random_zoom(rng)
     background = _random_background(rng)
     rows, columns = (max(round(side / unit), 1) for side in (size.height, size.width))
     high, wide = size.height / rows, size.width / columns
@@ -271,6 +276,10 @@ def random_mural(seed: int, size: Size, *, unit: float = 192.0) -> Scene:
 def _stream(*key: int) -> _Random:
     """An independent generator for each purpose, so that one never shifts another's draws."""
     return np.random.default_rng(key)
+
+
+def _random_zoom(rng: _Random) -> float:
+    return exp(rng.uniform(log(0.6), log(2.2)))
 
 
 def _random_background(rng: _Random) -> Background:

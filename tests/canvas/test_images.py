@@ -910,7 +910,6 @@ def test_a_source_that_breaks_on_the_way_is_the_source_s_fault(tmp_path: Path) -
 
 STREAM = """
 import resource, sys
-from functools import cache
 from pathlib import Path
 import numpy as np
 from msbd_dist.canvas.images import Picture, write_edited

@@ -58,8 +58,8 @@ up.model.float()                                     # before use on a CPU
 
 _MADE = """## How it was made
 `python -m msbd_dist.tiny.train` draws the scenes by seed (`msbd_dist.tiny.scenes`; nothing is
-downloaded) and trains every part from nothing; `msbd_dist/tiny/train/settings.py` holds every
-number of it. `python -m msbd_dist.tiny.evaluate` measured what is below on scenes, prompts and
+downloaded) and trains every part from nothing, as `msbd_dist/tiny/train/settings.py` says.
+`python -m msbd_dist.tiny.evaluate` measured what is below on scenes, prompts and
 masks of seeds that training never draws.
 """
 

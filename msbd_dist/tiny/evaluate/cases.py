@@ -26,6 +26,7 @@ from msbd_dist.tiny.scenes import (
     SceneObject,
     Shape,
     caption,
+    object_name,
     random_scene,
 )
 
@@ -57,7 +58,7 @@ class Kind:
 
     @property
     def name(self) -> str:
-        return f"{'an' if self.colour[0] in 'aeiou' else 'a'} {self.colour} {self.shape}"
+        return object_name(self.colour, self.shape)
 
 
 KINDS = tuple(Kind(colour, shape) for colour, shape in product(COLOURS, SHAPES))

@@ -1,6 +1,6 @@
 """How the bundled weights are made: ``python -m msbd_dist.tiny.train``, from nothing but a seed.
 
-    settings.py   every number of the training
+    settings.py   the settings of all parts
     data.py       pictures and captions by seed, drawn as they are needed or once for all
     words.py      the tokenizer
     loop.py       THE MAP: steps over processes, checkpoints, progress

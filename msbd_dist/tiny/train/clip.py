@@ -23,13 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msbd_dist.tiny.scenes import COLOURS, SHAPES, Scene, caption, random_scene, render
+from msbd_dist.tiny.scenes import COLOURS, SHAPES, Scene, caption, object_name, random_scene, render
 from msbd_dist.tiny.train import data
 from msbd_dist.tiny.train.settings import NATIVE, Clip
-from msbd_dist.tiny.train.words import LENGTH, tokenizer, write_tokenizer
+from msbd_dist.tiny.train.words import LENGTH, tokenizer, tokens, write_tokenizer
 
-_ARTICLES = {colour: "an" if colour == "orange" else "a" for colour in COLOURS}
-NAMES = [f"{_ARTICLES[c]} {c} {s}" for c, s in product(COLOURS, SHAPES)]
+NAMES = [object_name(colour, shape) for colour, shape in product(COLOURS, SHAPES)]
 _NOT_ONE = -1  # the number of the name of a picture without exactly one object
 
 
@@ -50,7 +49,7 @@ class ClipPart:
             }
         )
         self.stored = data.gathered(sorted(pictures.glob("*.npz")))
-        self.names = torch.tensor(_tokens(NAMES))
+        self.names = torch.tensor(tokens(NAMES))
 
     def loss(self, rng: np.random.Generator, count: int) -> Tensor:
         clip = self.module["clip"]
@@ -182,8 +181,8 @@ def _draw_chunk(settings: Clip, index: int) -> data.Arrays:
     scenes, right, wrong = zip(*drawn, strict=True)
     return {
         "pictures": np.stack([render(scene) for scene in scenes]),
-        "right": np.array(_tokens(right), np.int16),
-        "wrong": np.array(_tokens(wrong), np.int16),
+        "right": np.array(tokens(right), np.int16),
+        "wrong": np.array(tokens(wrong), np.int16),
         "name": np.array([_name_number(scene) for scene in scenes], np.int64),
     }
 
@@ -229,8 +228,3 @@ def _name_number(scene: Scene) -> int:
         return _NOT_ONE
     (thing,) = scene.objects
     return COLOURS.index(thing.colour) * len(SHAPES) + SHAPES.index(thing.shape)
-
-
-def _tokens(texts: Any) -> list[list[int]]:
-    padded = tokenizer()(list(texts), padding="max_length", truncation=True, max_length=LENGTH)
-    return list(padded.input_ids)

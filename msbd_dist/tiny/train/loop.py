@@ -82,8 +82,8 @@ class Team:
 class Pace:
     """When to save, to report, and to stop."""
 
-    checkpoint_seconds: float = 60.0
-    report_seconds: float = 20.0
+    checkpoint_seconds: float
+    report_seconds: float
     deadline: float | None = None  # on time.monotonic()'s clock
 
 
@@ -132,7 +132,8 @@ class Trainer:
                 self._report(losses[-50:], (now - started) / (self.step - first))
                 reported = now
             if now - saved > pace.checkpoint_seconds:
-                losses, saved = self.save(losses), now
+                self.save(losses)
+                losses, saved = [], now
         self.save(losses)
 
     def advance(self) -> float:
@@ -161,8 +162,8 @@ class Trainer:
             self.module.load_state_dict(self.average)
         return self.part
 
-    def save(self, losses: list[float]) -> list[float]:
-        """Writes a checkpoint, and the losses since the last one; returns an empty list."""
+    def save(self, losses: list[float]) -> None:
+        """Writes a checkpoint, and the losses since the last one."""
         if self.team.leads and losses:
             state = {
                 "step": self.step,
@@ -176,7 +177,6 @@ class Trainer:
                 for step, loss in enumerate(losses, self.step - len(losses)):
                     lines.write(json.dumps({"step": step, "loss": round(loss, 6)}) + "\n")
             os.replace(fresh, self.checkpoint)
-        return []
 
     def _load(self, state: dict[str, Any]) -> None:
         self.step = state["step"]

@@ -1,4 +1,4 @@
-"""Every number of the training, in one place.
+"""The settings of the training, in one place.
 
 The seeds of the parts lie far apart: no picture of one is drawn for another, and none of them for
 the evaluation.

@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from msbd_dist.tiny.scenes import render
 from msbd_dist.tiny.train import data
 from msbd_dist.tiny.train.settings import NATIVE, SEGMENT, Prediction, Unet
-from msbd_dist.tiny.train.words import LENGTH, tokenizer, write_tokenizer
+from msbd_dist.tiny.train.words import LENGTH, tokenizer, tokens, write_tokenizer
 
 _LEAST_SNR = 0.05  # that a level of v counts with
 _DRAWN_MORE = 0.25, 0.85, 0.3  # this range of levels holds that share of the draws more
@@ -44,8 +44,9 @@ class UnetPart:
         self.sets = [
             data.gathered(sorted((latents / str(side)).glob("*.npz"))) for side in (NATIVE, SEGMENT)
         ]
-        self.empty = torch.tensor(_tokens([""])[0])
+        self.empty = torch.tensor(tokens([""])[0])
         self.levels = scheduler(settings.prediction).alphas_cumprod
+        self.weights = weights(settings.prediction, self.levels, settings.snr)
 
     def loss(self, rng: np.random.Generator, count: int) -> Tensor:
         """On ``count`` pictures of the native size, or on fewer segments of as many pixels."""
@@ -53,15 +54,15 @@ class UnetPart:
         large = rng.random() < s.segment_share
         if large:
             count = max(count * NATIVE**2 // SEGMENT**2, 1)
-        clean, tokens = self._sample(rng, self.sets[large], count)
+        clean, words = self._sample(rng, self.sets[large], count)
         t = torch.from_numpy(_levels(rng, count))
         noise = _normal(rng, clean.shape)
         a = self.levels[t].view(-1, 1, 1, 1)
         noised, target = _noised(s.prediction, clean, noise, a)
-        text = self.module["text"](tokens.to(device))[0]
+        text = self.module["text"](words.to(device))[0]
         predicted = self.module["unet"](noised.to(device), t.to(device), text).sample.float()
         squares = (predicted - target.to(device)).pow(2).mean((1, 2, 3))
-        return (squares * weights(s.prediction, self.levels, s.snr)[t].to(device)).mean()
+        return (squares * self.weights[t].to(device)).mean()
 
     def _sample(
         self, rng: np.random.Generator, stored: dict[str, Tensor], count: int
@@ -69,9 +70,9 @@ class UnetPart:
         """Clean latents (count, 4, h, w) and token numbers (count, 24)."""
         chosen = torch.from_numpy(rng.integers(len(stored["mean"]), size=count))
         mean, spread = stored["mean"][chosen].float(), stored["spread"][chosen].float()
-        tokens = stored["tokens"][chosen].long()
-        tokens[torch.from_numpy(rng.random(count) < self.settings.dropped)] = self.empty
-        return mean + spread * _normal(rng, mean.shape), tokens
+        words = stored["tokens"][chosen].long()
+        words[torch.from_numpy(rng.random(count) < self.settings.dropped)] = self.empty
+        return mean + spread * _normal(rng, mean.shape), words
 
     def write(self, folder: Path) -> None:
         """Completes the family: everything but the upscaler and CLIP, beside ``folder/vae``."""
@@ -143,7 +144,7 @@ def _encode_chunk(
     return {
         "mean": torch.cat(means).half().cpu().numpy(),
         "spread": torch.cat(spreads).half().cpu().numpy(),
-        "tokens": np.array(_tokens([words for _, words in drawn]), np.int16),
+        "tokens": np.array(tokens(words for _, words in drawn), np.int16),
     }
 
 
@@ -158,16 +159,6 @@ def _example(seed: int, side: int) -> tuple[Any, str]:
 @lru_cache(maxsize=1)
 def _encoder(vae: Path, device: str) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32).to(device).eval()
-
-
-@lru_cache(maxsize=1)
-def _tokenizer() -> Any:
-    return tokenizer()
-
-
-def _tokens(texts: list[str]) -> list[list[int]]:
-    padded = _tokenizer()(texts, padding="max_length", truncation=True, max_length=LENGTH)
-    return list(padded.input_ids)
 
 
 # --- noise ----------------------------------------------------------------------------------------

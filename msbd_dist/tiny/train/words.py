@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,6 +32,17 @@ def tokenizer() -> CLIPTokenizer:
     with TemporaryDirectory() as folder:
         _write_vocabulary(Path(folder))
         return CLIPTokenizer.from_pretrained(folder, model_max_length=LENGTH)
+
+
+@cache
+def _tokenizer() -> CLIPTokenizer:
+    return tokenizer()
+
+
+def tokens(texts: Iterable[str]) -> list[list[int]]:
+    """The numbers of each text's tokens, `LENGTH` of them."""
+    padded = _tokenizer()(list(texts), padding="max_length", truncation=True, max_length=LENGTH)
+    return list(padded.input_ids)
 
 
 def write_tokenizer(folder: Path) -> None:
