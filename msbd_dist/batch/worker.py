@@ -8,8 +8,7 @@ same bytes: threads per worker, batches and noise do not depend on who runs it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import SR_HALO, Plan, Stage, Task
 from msbd_dist.core.sampling import Noise, blended_diffusion, schedule
+from msbd_dist.core.threads import intra_op_threads
 from msbd_dist.core.tiling import Grid
 from msbd_dist.errors import NonFiniteError
 from msbd_dist.models.bundle import Models, load
@@ -303,17 +303,6 @@ class TaskWorker:
     def _latent_box(self, scene: Scene, window: Box) -> Box:
         f = scene.plan.family.vae_factor
         return Box(window.y0 // f, window.x0 // f, window.y1 // f, window.x1 // f)
-
-
-@contextmanager
-def intra_op_threads(count: int) -> Iterator[None]:
-    """Exactly ``count`` threads inside an operation: sums depend on how they are split."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def make_deterministic() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -15,13 +16,15 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from msbd_dist.core.spec import ModelSpec
+from msbd_dist.errors import ModelError
 from msbd_dist.models.bundle import load
 from msbd_dist.models.card import resolve
 from msbd_dist.tiny.scenes import Scene
 from msbd_dist.tiny.train import clip, command, data, unet, upscaler, vae
-from msbd_dist.tiny.train.command import Job, train
+from msbd_dist.tiny.train.command import Job, prepare, train
 from msbd_dist.tiny.train.loop import Part, Team, Trainer, learning_rate
 from msbd_dist.tiny.train.settings import (
     NATIVE,
@@ -201,8 +204,27 @@ def test_training_stops_when_its_time_is_up(tmp_path: Path) -> None:
 
 
 def test_the_unet_asks_for_the_autoencoder_first(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="train vae first"):
+    with pytest.raises(ModelError, match="train vae first"):
         train(job(tmp_path, "unet"))
+
+
+def test_the_command_says_what_is_missing_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert command.main(["--part", "unet", "--work", str(tmp_path)]) == 2
+    assert len(caplog.messages) == 1
+
+
+def test_latents_of_another_encoder_are_not_used(family: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(family.parent, work)
+    file = work / "family" / "vae" / "diffusion_pytorch_model.safetensors"
+    vae = load_file(file)
+    save_file(vae | {name: vae[name] + 1 for name in vae if name.startswith("decoder.")}, file)
+    prepare(job(work, "unet"))
+    save_file(vae | {name: vae[name] + 1 for name in vae if name.startswith("encoder.")}, file)
+    with pytest.raises(ModelError, match="another autoencoder"):
+        prepare(job(work, "unet"))
 
 
 # --- what is learned from ---

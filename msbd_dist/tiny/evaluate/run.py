@@ -12,14 +12,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from msbd_dist.core.spec import ModelSpec
+from msbd_dist.core.threads import intra_op_threads
 from msbd_dist.models.card import resolve
 from msbd_dist.tiny.evaluate import edits, painted, real
 from msbd_dist.tiny.evaluate.cases import NATIVE, prompted
@@ -102,18 +100,8 @@ class _Worker:
 
     def run(self, task: Task) -> list[Outcome]:
         measure = _BY_KEY[task.measure]
-        with _one_thread():
+        with intra_op_threads(1):
             return measure.run(self._family, measure.cases(task.stop)[task.start :])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 _worker: _Worker | None = None  # of this process, where it is one of several
@@ -186,7 +174,7 @@ def _speed(family: Family, pictures: int) -> dict[str, Any]:
     cases = prompted(pictures)
     prompts, seeds = [case.prompt for case in cases], [case.seed for case in cases]
     guidance = family.guidance
-    with _one_thread():
+    with intra_op_threads(1):
         family.painted(prompts[:1], seeds[:1], side=NATIVE, guidance=guidance, steps=2)
         began = time.monotonic()
         family.painted(prompts, seeds, side=NATIVE, guidance=guidance)

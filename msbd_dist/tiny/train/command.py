@@ -15,8 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from pathlib import Path
@@ -25,6 +24,8 @@ from threading import Thread
 import torch
 import torch.multiprocessing as mp
 
+from msbd_dist.core.threads import intra_op_threads
+from msbd_dist.errors import ModelError
 from msbd_dist.tiny.train import clip, unet, upscaler, vae
 from msbd_dist.tiny.train.loop import Pace, Part, Team, Trainer
 from msbd_dist.tiny.train.settings import SETTINGS, Settings
@@ -64,7 +65,7 @@ def prepare(job: Job) -> None:
     if job.part == "unet":
         folder = job.family / "vae"
         if not folder.exists():
-            raise SystemExit(f"unet needs the finished autoencoder {folder}: train vae first")
+            raise ModelError(f"unet needs the finished autoencoder {folder}: train vae first")
         unet.prepare(
             job.settings.unet, folder, job.drawn, device=job.device, processes=job.processes
         )
@@ -94,8 +95,7 @@ def train(job: Job) -> bool:
         if job.processes > 1:
             mp.spawn(_process, arguments, nprocs=job.processes)
         else:
-            with _threads_kept():
-                _process(0, *arguments)
+            _process(0, *arguments)
     return (job.folder / "finished").exists()
 
 
@@ -104,21 +104,19 @@ def _process(rank: int, job: Job, meeting: Path) -> None:
     _log_to_stderr()
     _end_with_parent()
     _keep_memory()
-    torch.set_num_threads(1)
     team = Team(rank, job.processes)
     team.join(meeting)
-    trainer = Trainer(build(job), job.folder, torch.device(job.device), team)
-    settings = job.settings
-    trainer.run(
-        Pace(
-            checkpoint_seconds=settings.checkpoint_seconds,
-            report_seconds=settings.report_seconds,
-            deadline=job.deadline,
-        )
+    pace = Pace(
+        checkpoint_seconds=job.settings.checkpoint_seconds,
+        report_seconds=job.settings.report_seconds,
+        deadline=job.deadline,
     )
-    if trainer.finished and team.leads:
-        trainer.averaged().write(job.family)
-        (job.folder / "finished").touch()
+    with intra_op_threads(1):
+        trainer = Trainer(build(job), job.folder, torch.device(job.device), team)
+        trainer.run(pace)
+        if trainer.finished and team.leads:
+            trainer.averaged().write(job.family)
+            (job.folder / "finished").touch()
 
 
 def _end_with_parent() -> None:
@@ -141,16 +139,6 @@ def _keep_memory() -> None:
         mallopt(top_pad, 2**28)
 
 
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """Afterwards this process has as many threads as before."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     _log_to_stderr()
     args = _parser().parse_args(arguments)
@@ -166,7 +154,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             processes=processes,
             deadline=deadline,
         )
-        if not train(job):
+        try:
+            finished = train(job)
+        except ModelError as error:
+            log.error("%s", error)
+            return error.exit_code
+        if not finished:
             log.info("%s is not finished: say the same again to go on", name)
             return 0
         log.info("%s is finished: %s", name, job.family)

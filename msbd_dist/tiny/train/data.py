@@ -64,14 +64,16 @@ def captioned(
 def crops(rng: np.random.Generator, scene: Scene, side: int, count: int) -> list[Image]:
     """Windows of a scene's picture, some of them mirrored or turned on their side."""
     picture = render(scene)
-    windows = []
-    for _ in range(count):
-        y = rng.integers(scene.size.height - side + 1)
-        x = rng.integers(scene.size.width - side + 1)
-        window = picture[y : y + side, x : x + side]
-        window = window[:, ::-1] if rng.random() < 0.5 else window
-        windows.append(window.swapaxes(0, 1) if rng.random() < 0.2 else window)
-    return windows
+    return [crop(rng, picture, side, turned=0.2) for _ in range(count)]
+
+
+def crop(rng: np.random.Generator, picture: Image, side: int, *, turned: float) -> Image:
+    """A window of a picture, mirrored half of the time, on its side with probability ``turned``."""
+    y = rng.integers(picture.shape[0] - side + 1)
+    x = rng.integers(picture.shape[1] - side + 1)
+    window = picture[y : y + side, x : x + side]
+    window = window[:, ::-1] if rng.random() < 0.5 else window
+    return window.swapaxes(0, 1) if rng.random() < turned else window
 
 
 def tensor(pictures: npt.NDArray[np.uint8] | list[Image]) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.utils.logging import disable_progress_bar
 
+from msbd_dist.errors import ModelError
 from msbd_dist.tiny.scenes import render
 from msbd_dist.tiny.train import data
 from msbd_dist.tiny.train.settings import NATIVE, SEGMENT, Prediction, Unet
@@ -117,13 +120,35 @@ def _forget_places(file: Path) -> None:
 
 
 def prepare(settings: Unet, vae: Path, folder: Path, *, device: str, processes: int) -> None:
-    """Draws and encodes all pictures: ``folder/128`` and ``folder/192``."""
+    """Draws and encodes all pictures: ``folder/128`` and ``folder/192``.
+
+    Raises `ModelError` where ``folder`` holds latents of another encoder.
+    """
+    _claim(folder, _fingerprint(vae))
     seed = settings.recipe.seed
     for side, pictures in ((NATIVE, settings.pictures), (SEGMENT, settings.segments)):
         make = partial(_encode_chunk, vae, device, side, seed, settings.chunk)
         count = -(-pictures // settings.chunk)
         data.stored(folder / str(side), count, make, processes=processes)
         seed += pictures
+
+
+def _claim(folder: Path, encoder: str) -> None:
+    file = folder / "encoder.txt"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(encoder)
+    elif file.read_text() != encoder:
+        raise ModelError(f"{folder} holds latents of another autoencoder: delete {folder.parent}")
+
+
+def _fingerprint(vae: Path) -> str:
+    """Of the weights that make latents; the decoder has no part in them."""
+    digest = sha256()
+    for name, weights in sorted(load_file(vae / "diffusion_pytorch_model.safetensors").items()):
+        if name.startswith(("encoder.", "quant_conv.")):
+            digest.update(weights.numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -37,19 +37,14 @@ class UpscalerPart:
         self.pictures = data.gathered(sorted(pictures.glob("*.npz")))["pictures"].numpy()
 
     def loss(self, rng: np.random.Generator, count: int) -> Tensor:
-        windows = [self._crop(rng) for _ in range(count)]
+        windows = [
+            data.crop(rng, picture, self.settings.crop, turned=0.5)
+            for picture in self.pictures[rng.integers(len(self.pictures), size=count)]
+        ]
         large = (data.tensor(windows) + 1) / 2
         small = torch.cat([self._shrunk(rng, one) for one in large.split(1)])
         device = next(self.module.parameters()).device
         return (self.module(small.to(device)).float() - large.to(device)).abs().mean()
-
-    def _crop(self, rng: np.random.Generator) -> data.Image:
-        picture = self.pictures[rng.integers(len(self.pictures))]
-        side = self.settings.crop
-        y, x = rng.integers(len(picture) - side + 1, size=2)
-        window = picture[y : y + side, x : x + side]
-        window = window[:, ::-1] if rng.random() < 0.5 else window
-        return window.swapaxes(0, 1) if rng.random() < 0.5 else window
 
     def _shrunk(self, rng: np.random.Generator, large: Tensor) -> Tensor:
         """(1, 3, h, w) in [0, 1] at a quarter of the size, as a camera or a resampler makes it."""
