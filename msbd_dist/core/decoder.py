@@ -1,4 +1,4 @@
-"""Decoder optimization (eq. 1 of the paper): the loss, one iteration's gradient, the whole fit.
+"""Decoder optimization (eq. 1 of the paper): the loss, and its descent by one process or many.
 
     L = mean over m of (D_theta(z) - D_0(z))^2  +  lambda * mean over 1-m of (D_theta(z) - x_in)^2
 
@@ -6,14 +6,20 @@
 means are taken over the masked and unmasked elements of the whole region: each pixel counts once
 where segments overlap, because segments enter with their compositing weights. The tuned weights are
 a copy; the pretrained ones are never written.
+
+Every process holds all weights and some of the segments. A step is: the gradient of its segments,
+summed over all processes (`core/reduction.py`), and the same Adam step everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+
+from msbd_dist.core.reduction import GradientSum, Reduction, Team
 
 Params = dict[str, torch.Tensor]
 Decode = Callable[[torch.Tensor, Params | None], torch.Tensor]  # (z, weights or None) -> pixels
@@ -39,12 +45,13 @@ class Areas:
 
     @classmethod
     def of(cls, segments: Iterable[FitSegment]) -> Areas:
-        inside = outside = 0.0
+        """Of these segments; in whole thousandths, so that their sum has no order."""
+        inside = outside = 0
         for s in segments:
             channels = s.source.shape[1]
-            inside += channels * float((s.weight * s.mask).sum(dtype=torch.float64))
-            outside += channels * float((s.weight * ~s.mask).sum(dtype=torch.float64))
-        return cls(inside, outside)
+            inside += channels * round(1e3 * float((s.weight * s.mask).sum(dtype=torch.float64)))
+            outside += channels * round(1e3 * float((s.weight * ~s.mask).sum(dtype=torch.float64)))
+        return cls(inside / 1e3, outside / 1e3)
 
 
 def segment_loss(
@@ -57,44 +64,188 @@ def segment_loss(
     return inside / max(areas.inside, 1.0) + lam * outside / max(areas.outside, 1.0)
 
 
-def accumulate_gradient(
-    decode: Decode, params: Params, segments: Sequence[FitSegment], areas: Areas, *, lam: float
-) -> float:
-    """Add the gradient of the segments' loss to ``params[...].grad``; returns their loss."""
-    total = 0.0
-    for segment in segments:
-        loss = segment_loss(decode, params, segment, areas, lam=lam)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How the loss is descended. ``minibatch``: segments of one Adam step (None: all)."""
+
+    steps: int
+    lr: float
+    lam: float
+    minibatch: int | None = None
+    reduction: Reduction = "exact"
 
 
-def fit_decoder(
-    decode: Decode,
-    pretrained: Params,
-    segments: Sequence[FitSegment],
-    *,
-    steps: int,
-    lr: float,
-    lam: float,
-    minibatch: int | None = None,
-) -> tuple[Params, list[float]]:
-    """Tune a copy of the decoder's weights; returns them with the loss before each iteration.
+class DecoderFit:
+    """A decoder on its way from the pretrained weights to the tuned ones.
 
-    One iteration is one Adam step on the gradient summed over all segments; with ``minibatch`` one
-    Adam step for each run of that many segments (the authors' variant, which uses 2).
+    It can be taken up by one team after another: `run` goes on from the furthest step that any
+    member has, and leaves a state that is worth keeping whenever it raises.
     """
-    params = {k: v.detach().clone().requires_grad_(True) for k, v in pretrained.items()}
-    optimizer = torch.optim.Adam(list(params.values()), lr=lr)
-    areas = Areas.of(segments)
-    size = minibatch or len(segments)
-    losses = []
-    for _ in range(steps):
-        loss = 0.0
-        for first in range(0, len(segments), size):
-            optimizer.zero_grad(set_to_none=True)
-            part = segments[first : first + size]
-            loss += accumulate_gradient(decode, params, part, areas, lam=lam)
-            optimizer.step()
-        losses.append(loss)
-    return {k: v.detach() for k, v in params.items()}, losses
+
+    def __init__(
+        self,
+        decode: Decode,
+        pretrained: Params,
+        load: Callable[[int], FitSegment],
+        num_segments: int,
+        settings: FitSettings,
+    ) -> None:
+        """``load`` gives a segment by its slot; a process asks for its own only."""
+        self._decode, self._load, self.settings = decode, load, settings
+        self.params = {k: v.detach().clone().requires_grad_(True) for k, v in pretrained.items()}
+        self._weights = list(self.params.values())
+        self._optimizer = torch.optim.Adam(self._weights, lr=settings.lr)
+        size = settings.minibatch or num_segments
+        slots = range(num_segments)
+        self._parts = [slots[first : first + size] for first in range(0, num_segments, size)]
+        self._num_segments = num_segments
+        self._held: dict[int, FitSegment] = {}
+        self._areas: Areas | None = None
+        self.turn = 0  # Adam steps so far
+        self._losses: list[float] = []  # of each turn
+
+    @property
+    def turns(self) -> int:
+        """Adam steps of the whole fit."""
+        return self.settings.steps * len(self._parts)
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss before each iteration: the sum over its turns."""
+        size = len(self._parts)
+        return [sum(self._losses[i : i + size]) for i in range(0, len(self._losses), size)]
+
+    def run(self, team: Team, *, on_turn: Callable[[int], None] | None = None) -> Params:
+        """Go on to the end; the tuned weights.
+
+        ``on_turn`` is told the number of finished turns. Raises what the team raises when it
+        breaks, and ArithmeticError where the loss is not finite.
+        """
+        self._agree(team)
+        self._take_segments(team)
+        gradient = GradientSum(self._weights, self.settings.reduction)
+        while self.turn < self.turns:
+            part = self._parts[self.turn % len(self._parts)]
+            self._accumulate(gradient, [s for s in part if s in self._held], team)
+            gradients, loss = gradient.total(team)
+            self._step(gradients, loss)
+            if on_turn is not None:
+                on_turn(self.turn)
+        return {k: v.detach() for k, v in self.params.items()}
+
+    # -- one turn ----------------------------------------------------------------------------------
+
+    def _accumulate(self, gradient: GradientSum, slots: Sequence[int], team: Team) -> None:
+        """Add the gradients of these segments; the last one's are sent as they come."""
+        assert self._areas is not None
+        for slot in slots:
+            loss = segment_loss(
+                self._decode, self.params, self._held[slot], self._areas, lam=self.settings.lam
+            )
+            last = slot == slots[-1]
+            hooks = [
+                weight.register_post_accumulate_grad_hook(self._taker(gradient, i, team, last))
+                for i, weight in enumerate(self._weights)
+            ]
+            try:
+                loss.backward()  # type: ignore[no-untyped-call]
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            gradient.add_loss(loss.detach())
+
+    def _taker(
+        self, gradient: GradientSum, index: int, team: Team, last: bool
+    ) -> Callable[[torch.Tensor], None]:
+        """Moves a parameter's gradient into the buffer as soon as the pass has finished it."""
+
+        def take(weight: torch.Tensor) -> None:
+            assert weight.grad is not None
+            gradient.add(index, weight.grad)
+            weight.grad = None
+            if last:
+                gradient.complete(index, team)
+
+        return take
+
+    def _step(self, gradients: list[torch.Tensor], loss: float) -> None:
+        for weight, summed in zip(self._weights, gradients, strict=True):
+            weight.grad = summed
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.turn += 1
+        self._losses.append(loss)
+
+    # -- teams -------------------------------------------------------------------------------------
+
+    def _agree(self, team: Team) -> None:
+        """The same fit everywhere, at the furthest turn of any member."""
+        numel = sum(weight.numel() for weight in self._weights)
+        mine = torch.tensor([numel, self._num_segments, self.turns, self.turn, -1])
+        mine[4] = -self.turn
+        ends = torch.stack([mine, -mine])
+        team.max(ends)
+        if not torch.equal(ends[0, :3], -ends[1, :3]):
+            raise RuntimeError("the processes of a gang were given different fits")
+        newest, oldest = int(ends[0, 3]), int(-ends[0, 4])
+        if newest == oldest:
+            return
+        root = torch.tensor([team.size - team.rank if self.turn == newest else 0])
+        team.max(root)
+        state = self.state() if self.turn == newest else None
+        self.restore(_sent(state, numel, newest, team, team.size - int(root)))
+
+    def _take_segments(self, team: Team) -> None:
+        """Hold every ``size``-th segment, and count the area of all."""
+        own = range(team.rank, self._num_segments, team.size)
+        self._held = {slot: self._held.get(slot) or self._load(slot) for slot in own}
+        if self._areas is None or team.size > 1:
+            areas = Areas.of(self._held.values())
+            counts = torch.tensor([areas.inside, areas.outside], dtype=torch.float64)
+            whole = (counts * 1e3).round().long()
+            team.start_sum(whole).wait()
+            inside, outside = (whole.double() / 1e3).tolist()
+            self._areas = Areas(inside, outside)
+
+    # -- states ------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that decides how the fit goes on: weights, Adam's moments, losses."""
+        moments = [self._optimizer.state[weight] for weight in self._weights]
+        rows = [[w.detach() for w in self._weights]]
+        for name in ("exp_avg", "exp_avg_sq"):
+            rows.append(
+                [m.get(name, torch.zeros_like(w)) for m, w in zip(moments, rows[0], strict=True)]
+            )
+        flat = torch.stack([torch.cat([t.flatten() for t in row]) for row in rows])
+        return {"weights": flat, "losses": torch.tensor(self._losses, dtype=torch.float64)}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from what `state` gave, here or in another process."""
+        self._losses = state["losses"].tolist()
+        self.turn = len(self._losses)
+        sizes = [weight.numel() for weight in self._weights]
+        weights, first, second = (row.split(sizes) for row in state["weights"])
+        with torch.no_grad():
+            for weight, w, m, v in zip(self._weights, weights, first, second, strict=True):
+                weight.copy_(w.view_as(weight))
+                kept: dict[str, Any] = {
+                    "step": torch.tensor(float(self.turn)),
+                    "exp_avg": m.view_as(weight).clone(),
+                    "exp_avg_sq": v.view_as(weight).clone(),
+                }
+                self._optimizer.state[weight] = kept
+
+
+def _sent(
+    state: dict[str, torch.Tensor] | None, numel: int, turns: int, team: Team, root: int
+) -> dict[str, torch.Tensor]:
+    """The state of process ``root``, in every process."""
+    if state is None:
+        state = {
+            "weights": torch.empty(3, numel),
+            "losses": torch.empty(turns, dtype=torch.float64),
+        }
+    for values in state.values():
+        team.send(values, root)
+    return state
