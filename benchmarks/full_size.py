@@ -29,7 +29,8 @@ from torch import Tensor
 
 from benchmarks.machine import describe_machine
 from msbd_dist.batch.record import peak_memory_mb, versions
-from msbd_dist.core.decoder import FitSegment, fit_decoder
+from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings
+from msbd_dist.core.reduction import Alone
 from msbd_dist.core.spec import Family, ModelSpec
 from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
@@ -293,9 +294,9 @@ def fit(model: LatentModel, pixels: int) -> Tensor:
     mask[..., : pixels // 2] = True
     z = torch.randn(latent_shape(pixels)).to(device)
     segment = FitSegment(z, target, source, mask, weight=torch.ones_like(mask, dtype=torch.float32))
-    params, losses = fit_decoder(
-        model.decode, model.decoder_weights(), [segment], steps=1, lr=1e-4, lam=100.0
-    )
+    settings = FitSettings(steps=1, lr=1e-4, lam=100.0)
+    one = DecoderFit(model.decode, model.decoder_weights(), lambda _: segment, 1, settings)
+    params, losses = one.run(Alone()), one.losses
     finite = all(bool(weight.isfinite().all()) for weight in params.values())
     expect("tuned weights are finite", finite, True)
     return torch.tensor(losses)

@@ -26,7 +26,7 @@ LAYERS = {
 THIRD_PARTY = {
     "core": {"numpy", "PIL", "torch"},
     "canvas": {"numpy", "PIL", "zarr", "pyvips", "scipy"},
-    "dist": {"ray"},
+    "dist": {"ray", "torch"},
     "tiny": {"numpy", "PIL", "scipy"},
     "tiny/train": {
         "numpy",
@@ -40,7 +40,7 @@ THIRD_PARTY = {
     },
     "tiny/evaluate": {"numpy", "PIL", "scipy", "torch", "open_clip", "cv2"},
 }
-TORCH_IN_CORE = {"noise.py", "sampling.py", "decoder.py"}
+TORCH_IN_CORE = {"noise.py", "sampling.py", "decoder.py", "reduction.py"}
 
 
 def imports(path: Path) -> set[str]:

@@ -211,7 +211,7 @@ def _go_on(running: Running, active: dict[str, Running], pool: Executor) -> Iter
             tasks = next(running.life)
             running.pending = {task.name for task in tasks}
             for task in tasks:
-                pool.submit(task)
+                pool.submit(task, ranks=running.edit.record.plan.ranks(task))
     except StopIteration as end:
         del active[running.edit.id]
         seconds = time.perf_counter() - running.started

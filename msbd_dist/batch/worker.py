@@ -8,8 +8,10 @@ same bytes: threads per worker, batches and noise do not depend on who runs it.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,11 @@ from msbd_dist.core.compose import (
     resample,
     stage_view,
 )
-from msbd_dist.core.decoder import FitSegment, Params, fit_decoder
+from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings, Params
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import SR_HALO, Plan, Stage, Task
+from msbd_dist.core.reduction import Alone, Team
 from msbd_dist.core.sampling import Noise, blended_diffusion, schedule
 from msbd_dist.core.threads import intra_op_threads
 from msbd_dist.core.tiling import Grid
@@ -44,6 +47,8 @@ from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
 
 Facts = dict[str, Any]
+
+CHECKPOINT_SECONDS = 60.0  # between two of an unfinished decoder optimization
 
 
 @dataclass(frozen=True)
@@ -82,14 +87,17 @@ class TaskWorker:
             make_deterministic()
         self._records: dict[Path, EditRecord] = {}
         self._tuned: dict[Path, Params] = {}
+        self._fits: dict[Path, DecoderFit] = {}  # the one that is not finished
         self._kinds: dict[str, Callable[[Scene, tuple[int, ...]], Facts]] = {
             "denoise": self._denoise,
-            "fit": self._fit,
             "decode": self._decode,
         }
 
-    def run(self, task: Task) -> Facts:
-        """Run a task and store its results; returns facts for the ledger."""
+    def run(self, task: Task, team: Team | None = None) -> Facts:
+        """Run a task, alone or as a member of a team, and store its results.
+
+        Returns facts for the ledger.
+        """
         folder = self._run / task.edit
         if folder not in self._records:
             self._records = {folder: load_edit(folder)}  # tasks of one edit come in runs
@@ -97,7 +105,10 @@ class TaskWorker:
         canvas = Canvas(folder / "canvas.zarr", record.plan)
         scene = Scene(record, record.plan.stages[task.stage], canvas, folder)
         with intra_op_threads(self._threads):
-            facts = self._kinds[task.kind](scene, task.slots)
+            if task.kind == "fit":
+                facts = self._fit(scene, task.slots, team or Alone())
+            else:
+                facts = self._kinds[task.kind](scene, task.slots)
         facts["peak_mb"] = peak_memory_mb()
         facts["models"] = self._models.describe()
         return facts
@@ -162,28 +173,43 @@ class TaskWorker:
             self._decode(scene, tuple(slots))
         return {}
 
-    def _fit(self, scene: Scene, slots: tuple[int, ...]) -> Facts:
-        """Decoder optimization (eq. 1) over all planned segments of the stage."""
+    def _fit(self, scene: Scene, slots: tuple[int, ...], team: Team) -> Facts:
+        """Decoder optimization (eq. 1) over all planned segments of the stage, by a team.
+
+        What is reached when the team breaks is kept here, for the next team; the first member of
+        one also leaves it beside the result from time to time, for a team of newcomers.
+        """
+        if scene.tuned_path not in self._fits:
+            self._fits = {scene.tuned_path: self._new_fit(scene, slots)}
+        fit, left = self._fits[scene.tuned_path], Checkpoint(scene.tuned_path)
+        try:
+            params = fit.run(team, on_turn=left.keep(fit) if team.rank == 0 else None)
+        except ArithmeticError:
+            raise NonFiniteError(
+                f"edit {scene.record.spec.id}: the decoder's loss became NaN in stage "
+                f"{scene.stage.index}; try a smaller decoder_lr than "
+                f"{scene.plan.method.decoder_lr:g}"
+            ) from None
+        if team.rank == 0:
+            _save(params, scene.tuned_path)
+            left.remove()
+        self._fits = {}
+        losses = [float(f"{loss:.6g}") for loss in fit.losses]
+        return {"losses": losses, "ranks": team.size}
+
+    def _new_fit(self, scene: Scene, slots: tuple[int, ...]) -> DecoderFit:
         method, latent = scene.plan.method, self._models.latent
-        segments = [self._fit_segment(scene, slot) for slot in slots]
-        params, losses = fit_decoder(
-            latent.decode,
-            latent.decoder_weights(),
-            segments,
+        settings = FitSettings(
             steps=method.decoder_steps,
             lr=method.decoder_lr,
             lam=method.decoder_lambda,
-            minibatch=2 if method.decoder_batch == "minibatch" else None,
+            minibatch=method.minibatch,
+            reduction=method.decoder_reduction,
         )
-        if not all(np.isfinite(losses)):
-            raise NonFiniteError(
-                f"edit {scene.record.spec.id}: the decoder's loss became NaN in stage "
-                f"{scene.stage.index}; try a smaller decoder_lr than {method.decoder_lr:g}"
-            )
-        partial = scene.tuned_path.with_suffix(".partial")
-        save_file({k: v.cpu().contiguous() for k, v in params.items()}, partial)
-        partial.replace(scene.tuned_path)
-        return {"losses": [float(f"{loss:.6g}") for loss in losses]}
+        load = partial(self._fit_segment, scene)
+        fit = DecoderFit(latent.decode, latent.decoder_weights(), load, len(slots), settings)
+        Checkpoint(scene.tuned_path).restore(fit)
+        return fit
 
     def _fit_segment(self, scene: Scene, slot: int) -> FitSegment:
         device, window = self._models.device, scene.stage.window(slot)
@@ -303,6 +329,40 @@ class TaskWorker:
     def _latent_box(self, scene: Scene, window: Box) -> Box:
         f = scene.plan.family.vae_factor
         return Box(window.y0 // f, window.x0 // f, window.y1 // f, window.x1 // f)
+
+
+class Checkpoint:
+    """An unfinished fit on disk, beside where its result will be."""
+
+    def __init__(self, tuned: Path) -> None:
+        self._path = tuned.with_suffix(".checkpoint")
+
+    def keep(self, fit: DecoderFit) -> Callable[[int], None]:
+        """Called after each turn: saves the fit when it was last saved long ago."""
+        saved = time.monotonic()
+
+        def on_turn(_: int) -> None:
+            nonlocal saved
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                _save(fit.state(), self._path)
+                saved = time.monotonic()
+
+        return on_turn
+
+    def restore(self, fit: DecoderFit) -> None:
+        """Take up what is there."""
+        if self._path.exists():
+            fit.restore(load_file(self._path))
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def _save(tensors: Params, path: Path) -> None:
+    """All of it or nothing, whoever else writes the same."""
+    partial_file = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial_file)
+    partial_file.replace(path)
 
 
 def make_deterministic() -> None:

@@ -118,6 +118,12 @@ class Plan:
             return 0
         return self.method.decoder_steps * len(stage.segments)
 
+    def ranks(self, task: Task) -> int:
+        """How many workers can share a task: a decoder is fitted to its segments by many."""
+        if task.kind != "fit":
+            return 1
+        return min(len(task.slots), self.method.minibatch or len(task.slots))
+
     @property
     def source_box(self) -> Box:
         """The image pixels that any stage reads, clipped to the image."""

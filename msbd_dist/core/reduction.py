@@ -12,13 +12,12 @@ beyond all reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Reduction = Literal["exact", "fast", "bf16"]
-REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+from msbd_dist.core.spec import Reduction
 
 _UNIT = 2.0**-44  # of the fixed point, far below any gradient of a mean loss that matters
 _LARGEST = 2.0**8  # of a segment; 2,000 segments of this size still fit into 64 bits

@@ -17,6 +17,7 @@ Upscaler = Literal["realesrgan", "realesrganer", "bilinear", "bicubic"]
 UpscaleDiffusion = Literal["off", "unconditional", "conditional"]
 Lowpass = Literal["matching", "half", "off"]
 DecoderBatch = Literal["full", "minibatch"]
+Reduction = Literal["exact", "fast", "bf16"]
 Compose = Literal["sum", "over"]
 
 
@@ -96,6 +97,7 @@ class Method:
     decoder_lr: float = 1e-4
     decoder_lambda: float = 100.0
     decoder_batch: DecoderBatch = "full"
+    decoder_reduction: Reduction = "exact"  # how workers add up gradients (core/reduction.py)
     compose: Compose = "sum"
     feather: int = 0  # pixels inside the mask over which the edit fades in
     segment_batch: int = 2  # segments per model call; part of the plan, so bytes depend on it
@@ -118,6 +120,11 @@ class Method:
         for key in ("guidance", "segment_guidance"):
             if getattr(self, key) is not None:
                 _between(self, key, 0.0, 100.0)
+
+    @property
+    def minibatch(self) -> int | None:
+        """Segments of one step of decoder optimization; None: all."""
+        return 2 if self.decoder_batch == "minibatch" else None
 
     def settled(self, family: Family) -> Method:
         """The same with the family's recommendation wherever nothing was chosen."""

@@ -24,6 +24,7 @@ from msbd_dist.errors import MsbdError
 Backend = Literal["gloo", "nccl"]
 
 SECONDS = 60.0  # that an operation may take before the gang counts as broken
+_TO_COME = timedelta(seconds=15)  # in which all members must have come
 _POLL = 5e-4
 _ABANDONED = 64  # operations that are kept alive after their gang broke
 
@@ -63,10 +64,11 @@ class Gang:
         limit = timedelta(seconds=place.seconds)
         try:
             store = dist.TCPStore(
-                place.host, place.port, None, False, timeout=limit, wait_for_workers=False
+                place.host, place.port, None, False, timeout=_TO_COME, wait_for_workers=False
             )
             store = dist.PrefixStore(f"{place.generation}/", store)
-            self._group = _process_group(place, store, limit, address)
+            self._group = _process_group(place, store, address)
+            self._group._set_default_timeout(limit)
         except (RuntimeError, ValueError) as error:
             raise GangBroken(f"a gang of {place.size} could not form: {_line(error)}") from error
 
@@ -127,13 +129,13 @@ class Pending:
 _abandoned: deque[tuple[Any, Any, Tensor]] = deque(maxlen=_ABANDONED)
 
 
-def _process_group(place: Formation, store: Any, limit: timedelta, address: str | None) -> Any:
+def _process_group(place: Formation, store: Any, address: str | None) -> Any:
     if place.backend == "nccl":
         options = dist.ProcessGroupNCCL.Options()
-        options._timeout = limit
+        options._timeout = _TO_COME
         return dist.ProcessGroupNCCL(store, place.rank, place.size, options)
     options = dist.ProcessGroupGloo._Options()
-    options._timeout = limit
+    options._timeout = _TO_COME
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=address or "127.0.0.1")]
     return dist.ProcessGroupGloo(store, place.rank, place.size, options)
 

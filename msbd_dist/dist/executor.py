@@ -22,7 +22,10 @@ Facts = dict[str, Any]
 class Worker(Protocol):
     """What an executor needs of a worker; one is made in each worker process."""
 
-    def run(self, task: Any) -> Facts: ...
+    def run(self, task: Any, team: Any = None) -> Facts:
+        """Run a task; ``team``: those who share it, with a place in it for this worker
+        (`dist.collective.Gang`), None where nobody does."""
+        ...
 
 
 MakeWorker = Callable[[], Worker]
@@ -44,8 +47,8 @@ class Executor(Protocol):
 
     num_workers: int
 
-    def submit(self, task: Any) -> None:
-        """Queue a task."""
+    def submit(self, task: Any, *, ranks: int = 1) -> None:
+        """Queue a task. Up to ``ranks`` workers may share it: as many as are idle."""
 
     def wait(self) -> Outcome:
         """The next outcome; blocks. LookupError when nothing is queued or running."""
@@ -88,7 +91,7 @@ class SerialExecutor:
         self._worker: Worker | None = None
         self._queue: deque[Any] = deque()
 
-    def submit(self, task: Any) -> None:
+    def submit(self, task: Any, *, ranks: int = 1) -> None:
         self._queue.append(task)
 
     def wait(self) -> Outcome:

@@ -1,7 +1,12 @@
 """Workers as Ray actors. The only file that imports ray.
 
-One actor per worker with a bounded number of tasks in flight; results are small facts, pixels never
-pass through Ray. A task whose worker dies is given to another one; Ray restarts the dead worker.
+One actor per worker with one task in flight; results are small facts, pixels never pass through
+Ray. A task whose worker dies is given to another one; Ray restarts the dead worker.
+
+A task that may be shared is given to a *gang* of idle workers, each with its place in it. When a
+member is lost or hangs, the others are told to leave, and the task is given to a new gang of who is
+there; workers keep what they have computed, so that it goes on from the last common step. A gang
+also parts when others become idle, to form anew with them.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -19,7 +25,9 @@ from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from msbd_dist.dist.collective import Backend, Formation, Gang, GangBroken
 from msbd_dist.dist.executor import Facts, MakeWorker, Outcome, RetryPolicy, Verdict, WorkerLost
 from msbd_dist.errors import ClusterError, WorkerError
 
@@ -29,7 +37,17 @@ MAX_RESTARTS = (
     4  # of one actor; a worker that keeps dying in its constructor must not loop for ever
 )
 MAX_CPU_WORKERS = 8  # of the default; each holds its own models
-IN_FLIGHT = 1  # tasks per worker: a task takes 100x longer than handing it over
+CONTROL = "control"  # methods of this group answer while a task runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """Seconds that the driver waits before it acts."""
+
+    tick: float = 0.5  # between looks at what has not answered
+    ping: float = 5.0  # between questions to a worker that is at work
+    hang: float = 30.0  # for its answer: then it is killed
+    grow: float = 10.0  # of a gang's age before it parts to let idle workers in
 
 
 class _Actor:
@@ -38,11 +56,75 @@ class _Actor:
     def __init__(self, make_worker: MakeWorker) -> None:
         self._make_worker = make_worker
         self._worker: Any = None
+        self._left = 0  # gangs up to this generation are to be left
 
-    def run(self, task: Any) -> Facts:
+    def run(self, task: Any, place: Formation | None = None) -> Facts:
         if self._worker is None:
             self._worker = self._make_worker()
-        return dict(self._worker.run(task))
+        if place is None:
+            return dict(self._worker.run(task))
+        gang = Gang(
+            place,
+            address=ray.util.get_node_ip_address(),
+            stopped=lambda: self._left >= place.generation,
+        )
+        return dict(self._worker.run(task, gang))
+
+    @ray.method(concurrency_group=CONTROL)
+    def leave(self, generation: int) -> None:
+        self._left = max(self._left, generation)
+
+    @ray.method(concurrency_group=CONTROL)
+    def ping(self) -> int:
+        return os.getpid()
+
+
+class _Rendezvous:
+    """Where the members of gangs find one another; lives as long as the executor."""
+
+    def __init__(self) -> None:
+        from torch.distributed import TCPStore
+
+        self._host = ray.util.get_node_ip_address()
+        self._store = TCPStore(self._host, 0, None, True, wait_for_workers=False)
+
+    def address(self) -> tuple[str, int]:
+        return self._host, self._store.port
+
+
+@dataclass
+class _Job:
+    """A task on its way to an outcome."""
+
+    task: Any
+    ranks: int
+    attempts: int = 0
+
+
+@dataclass
+class _Team:
+    """The workers that share a job, each with its own call."""
+
+    job: _Job
+    generation: int
+    members: dict[int, Any] = field(default_factory=dict)  # actor -> its call, until it returns
+    size: int = 0
+    parting: bool = False
+    facts: Facts | None = None  # of rank 0
+    error: Exception | None = None  # what is nobody's loss
+    lost: WorkerLost | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+
+@dataclass
+class _Call:
+    """A method of an actor that has not returned yet."""
+
+    job: _Job
+    actor: int
+    team: _Team | None = None
+    rank: int = 0
+    started: float = field(default_factory=time.perf_counter)
 
 
 class RayExecutor:
@@ -60,8 +142,9 @@ class RayExecutor:
         use_gpus: bool = True,
         address: str | None = None,
         retry: RetryPolicy | None = None,
+        patience: Patience | None = None,
     ) -> None:
-        self._retry = retry or RetryPolicy()
+        self._retry, self._patience = retry or RetryPolicy(), patience or Patience()
         self._owns_ray = connect(address, num_cpus=num_workers or 1)
         have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = have.get("GPU", 0.0) if use_gpus else 0.0
@@ -77,57 +160,214 @@ class RayExecutor:
             num_gpus=min(1.0, gpus / self.num_workers),
             max_restarts=MAX_RESTARTS,
             max_task_retries=0,
+            concurrency_groups={CONTROL: 1},
         )(_Actor)
         self._actors: list[Any] = [actor.remote(make_worker) for _ in range(self.num_workers)]
-        self._load = [0] * self.num_workers
-        self._queue: deque[tuple[Any, int]] = deque()  # (task, attempts so far)
-        self._running: dict[Any, tuple[Any, int, int, float]] = {}  # ref: task, attempt, actor, t
+        self._backend: Backend = "nccl" if gpus >= self.num_workers else "gloo"
+        self._rendezvous: Any = None  # made for the first gang
+        self._generation = 0
+        self._queue: deque[_Job] = deque()
+        self._calls: dict[Any, _Call] = {}  # by the reference of their result
+        self._idle = set(range(self.num_workers))
+        self._restarting: dict[int, float] = {}  # actors that were lost -> when to ask again
+        self._asked: dict[int, tuple[Any, float]] = {}  # pings that have not been answered, since
 
-    def submit(self, task: Any) -> None:
-        self._queue.append((task, 0))
+    def submit(self, task: Any, *, ranks: int = 1) -> None:
+        self._queue.append(_Job(task, min(ranks, self.num_workers)))
         self._dispatch()
 
     def wait(self) -> Outcome:
         while True:
             self._dispatch()
-            if not self._running:
-                raise LookupError("nothing to wait for")
-            (ref,), _ = ray.wait(list(self._running), num_returns=1, fetch_local=False)
-            task, attempts, index, started = self._running.pop(ref)
-            self._load[index] -= 1
-            seconds = time.perf_counter() - started
-            try:
-                facts = ray.get(ref)
-            except Exception as raised:
-                error = _as_ours(raised)
-                if self._retry.decide(error, attempts) is Verdict.RETRY:
-                    log.warning("worker %d was lost; its task is given out again", index)
-                    self._queue.appendleft((task, attempts))
-                    continue
-                return Outcome(task, error=_final(error, attempts), attempts=attempts)
-            return Outcome(task, facts=facts, attempts=attempts, seconds=seconds)
+            if not self._calls and not self._restarting:
+                if not self._queue:
+                    raise LookupError("nothing to wait for")
+                job = self._queue.popleft()
+                return Outcome(job.task, error=_none_left(), attempts=job.attempts)
+            ready: list[Any] = []
+            if self._calls:
+                ready, _ = ray.wait(
+                    list(self._calls), timeout=self._patience.tick, fetch_local=False
+                )
+            else:
+                time.sleep(self._patience.tick)
+            self._supervise()
+            for reference in ready:
+                outcome = self._take(reference)
+                if outcome is not None:
+                    return outcome
 
     def drop(self, unwanted: Callable[[Any], bool]) -> int:
-        kept = [entry for entry in self._queue if not unwanted(entry[0])]
+        kept = [job for job in self._queue if not unwanted(job.task)]
         dropped = len(self._queue) - len(kept)
         self._queue = deque(kept)
         return dropped
 
     def close(self) -> None:
-        for actor in self._actors:
+        for actor in self._actors + ([self._rendezvous] if self._rendezvous else []):
             ray.kill(actor)
         if self._owns_ray:
             ray.shutdown()
 
+    # -- giving out --------------------------------------------------------------------------------
+
     def _dispatch(self) -> None:
-        while self._queue:
-            index = min(range(self.num_workers), key=self._load.__getitem__)
-            if self._load[index] >= IN_FLIGHT:
+        while self._queue and self._idle:
+            job = self._queue.popleft()
+            job.attempts += 1
+            if job.ranks > 1:
+                self._form(job)
+            else:
+                self._call(_Call(job, min(self._idle)), None)
+        if not self._queue and self._idle:
+            self._let_in()
+
+    def _form(self, job: _Job) -> None:
+        """Give a job to as many idle workers as may share it."""
+        actors = sorted(self._idle)[: job.ranks]
+        host, port = self._store_address()
+        self._generation += 1
+        team = _Team(job, self._generation, size=len(actors))
+        for rank, actor in enumerate(actors):
+            place = Formation(
+                host=host,
+                port=port,
+                generation=team.generation,
+                rank=rank,
+                size=len(actors),
+                backend=self._backend,
+            )
+            team.members[actor] = self._call(_Call(job, actor, team, rank), place)
+
+    def _call(self, call: _Call, place: Formation | None) -> Any:
+        self._idle.discard(call.actor)
+        reference = self._actors[call.actor].run.remote(call.job.task, place)
+        self._calls[reference] = call
+        return reference
+
+    def _let_in(self) -> None:
+        """Let the oldest gang part that has room for workers which have nothing else to do."""
+        now = time.perf_counter()
+        for call in self._calls.values():
+            team = call.team
+            if team and team.size < team.job.ranks and now - team.started > self._patience.grow:
+                self._part(team)
                 return
-            task, attempts = self._queue.popleft()
-            ref = self._actors[index].run.remote(task)
-            self._running[ref] = (task, attempts + 1, index, time.perf_counter())
-            self._load[index] += 1
+
+    def _store_address(self) -> tuple[str, int]:
+        if self._rendezvous is None:
+            here = NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(),  # type: ignore[no-untyped-call]
+                soft=False,
+            )
+            remote = ray.remote(num_cpus=0, scheduling_strategy=here)(_Rendezvous)
+            self._rendezvous = remote.remote()
+        host, port = ray.get(self._rendezvous.address.remote())
+        return host, port
+
+    # -- taking back -------------------------------------------------------------------------------
+
+    def _take(self, reference: Any) -> Outcome | None:
+        """What a call that has returned means for its job: its outcome, or None for not yet."""
+        call = self._calls.pop(reference)
+        facts, error = None, None
+        try:
+            facts = ray.get(reference)
+        except Exception as raised:
+            error = _as_ours(raised)
+        if isinstance(error, WorkerLost):
+            self._restarting[call.actor] = time.perf_counter()
+        else:
+            self._idle.add(call.actor)
+        if call.team is not None:
+            return self._take_member(call, call.team, facts, error)
+        return self._settle(call.job, facts, error, call.started)
+
+    def _take_member(
+        self, call: _Call, team: _Team, facts: Facts | None, error: Exception | None
+    ) -> Outcome | None:
+        """A gang's job is settled when its last member has returned."""
+        del team.members[call.actor]
+        if isinstance(error, WorkerLost):
+            team.lost = error
+        elif error is not None and not isinstance(error, GangBroken):
+            team.error = team.error or error
+        elif facts is not None and call.rank == 0:
+            team.facts = facts
+        if error is not None:
+            self._part(team)
+        if team.members:
+            return None
+        if team.facts is None and team.error is None and team.lost is None:  # told to part
+            team.job.attempts -= 1
+            self._queue.appendleft(team.job)
+            return None
+        return self._settle(team.job, team.facts, team.error or team.lost, team.started)
+
+    def _settle(
+        self, job: _Job, facts: Facts | None, error: Exception | None, started: float
+    ) -> Outcome | None:
+        if facts is not None:
+            seconds = time.perf_counter() - started
+            return Outcome(job.task, facts=facts, attempts=job.attempts, seconds=seconds)
+        assert error is not None
+        if self._retry.decide(error, job.attempts) is Verdict.RETRY:
+            log.warning("a worker was lost; its task is given out again")
+            self._queue.appendleft(job)
+            return None
+        return Outcome(job.task, error=_final(error, job.attempts), attempts=job.attempts)
+
+    # -- watching ----------------------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        """Kill who does not answer, and see who is back."""
+        now = time.perf_counter()
+        for call in list(self._calls.values()):
+            self._look_after(call.actor, now)
+        for actor, due in list(self._restarting.items()):
+            if now >= due:
+                self._look_for(actor, now)
+
+    def _look_after(self, actor: int, now: float) -> None:
+        reference, since = self._asked.get(actor, (None, now - self._patience.ping))
+        if reference is not None and ray.wait([reference], timeout=0)[0]:
+            self._asked[actor] = (None, since)
+            reference = None
+        if reference is None and now - since >= self._patience.ping:
+            self._asked[actor] = (self._actors[actor].ping.remote(), now)
+        elif reference is not None and now - since > self._patience.hang:
+            log.warning("worker %d does not answer; it is replaced", actor)
+            ray.kill(self._actors[actor], no_restart=False)
+            del self._asked[actor]
+
+    def _look_for(self, actor: int, now: float) -> None:
+        """Whether a lost worker has been restarted; one that never will be is forgotten."""
+        reference, since = self._asked.pop(actor, (None, now))
+        if reference is None:
+            self._asked[actor] = (self._actors[actor].ping.remote(), now)
+            return
+        if not ray.wait([reference], timeout=0)[0]:
+            self._asked[actor] = (reference, since)
+            return
+        try:
+            ray.get(reference)
+        except ActorUnavailableError:
+            self._restarting[actor] = now + self._patience.tick
+        except RayActorError:
+            del self._restarting[actor]
+        else:
+            del self._restarting[actor]
+            self._idle.add(actor)
+
+    def _part(self, team: _Team) -> None:
+        if not team.parting:
+            team.parting = True
+            for actor in team.members:
+                self._actors[actor].leave.remote(team.generation)
+
+
+def _none_left() -> WorkerError:
+    return WorkerError("all workers died too often; look for out-of-memory kills on their hosts")
 
 
 def connect(address: str | None, *, num_cpus: int) -> bool:

@@ -60,9 +60,7 @@ def fitted(
 ) -> tuple[Params, list[float]]:
     """Tuned weights and losses."""
     values = {"steps": 3, "lr": 1e-3, "lam": 100.0, **settings}
-    fit = DecoderFit(
-        decoder, weights(), segments.__getitem__, len(segments), FitSettings(**values)
-    )
+    fit = DecoderFit(decoder, weights(), segments.__getitem__, len(segments), FitSettings(**values))
     return fit.run(team or Alone()), fit.losses
 
 

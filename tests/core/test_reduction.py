@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from msbd_dist.core.decoder import DecoderFit, FitSettings, Params
-from msbd_dist.core.reduction import REDUCTIONS, Alone, GradientSum, Reduction, Sum
+from msbd_dist.core.reduction import Alone, GradientSum, Sum
+from msbd_dist.core.spec import Reduction
 from tests.core.test_decoder import NET, segment, weights
+
+REDUCTIONS = get_args(Reduction)
 
 
 class Broken(Exception):
@@ -74,9 +77,7 @@ SEGMENTS = [segment(i) for i in range(5)]
 
 def new_fit(**changes: Any) -> DecoderFit:
     values = {"steps": 4, "lr": 1e-2, "lam": 100.0, **changes}
-    return DecoderFit(
-        decode, weights(), SEGMENTS.__getitem__, len(SEGMENTS), FitSettings(**values)
-    )
+    return DecoderFit(decode, weights(), SEGMENTS.__getitem__, len(SEGMENTS), FitSettings(**values))
 
 
 def run(fits: list[DecoderFit], breaks_at: int | None = None) -> list[Any]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from ray import cloudpickle
 
 from msbd_dist.dist.executor import (
@@ -20,7 +23,7 @@ from msbd_dist.dist.executor import (
     Worker,
     WorkerLost,
 )
-from msbd_dist.dist.ray_executor import RayExecutor
+from msbd_dist.dist.ray_executor import Patience, RayExecutor
 from msbd_dist.errors import ImageError, NonFiniteError, WorkerError
 
 
@@ -33,7 +36,15 @@ class Job:
 
 
 class Calculator:
-    def run(self, task: Job) -> dict[str, int]:
+    def run(self, task: Job, team: Any = None) -> dict[str, Any]:
+        if task.kind == "shared":
+            return self._shared(task, team)
+        if task.kind == "sleep":
+            time.sleep(task.value)
+        if task.kind == "one fails":
+            if team.rank == 2:
+                raise ImageError(f"{task.name}: got x, wanted y")
+            team.start_sum(torch.ones(1)).wait()
         if task.kind == "fail":
             raise ImageError(f"{task.name}: got x, wanted y")
         if task.kind == "die":
@@ -42,6 +53,23 @@ class Calculator:
             task.once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return {"result": task.value**2}
+
+    def _shared(self, task: Job, team: Any) -> dict[str, Any]:
+        """Counts to the job's value, one sum over the team at a time, and keeps its count."""
+        kept = self.__dict__.setdefault("counts", {}).setdefault(task.name, [0])
+        count = torch.tensor([kept[0]])
+        team.max(count)
+        kept[0] = int(count)
+        while kept[0] < task.value:
+            if kept[0] == 3 and team.rank == 1 and task.once and not task.once.exists():
+                task.once.touch()
+                os.kill(os.getpid(), signal.SIGSTOP if "freeze" in task.name else signal.SIGKILL)
+            ones = torch.ones(1)
+            team.start_sum(ones).wait()
+            assert ones == team.size
+            kept[0] += 1
+            time.sleep(0.05)
+        return {"count": kept[0], "size": team.size, "rank": team.rank}
 
 
 # workers can't import test modules: send what is defined here along
@@ -112,6 +140,57 @@ def test_a_task_that_kills_every_worker_fails_with_one_line(ray_session: None) -
     assert isinstance(outcome.error, WorkerError)
     assert "died 3 times" in str(outcome.error)
     assert "\n" not in str(outcome.error)
+
+
+PATIENCE = Patience(tick=0.1, ping=0.5, hang=3.0, grow=1.0)
+
+
+@pytest.fixture
+def pool(ray_session: None) -> Iterator[RayExecutor]:
+    made = RayExecutor(make, num_workers=3, use_gpus=False, patience=PATIENCE)
+    yield made
+    made.close()
+
+
+def test_idle_workers_share_a_task(pool: RayExecutor) -> None:
+    pool.submit(Job("together", kind="shared", value=5), ranks=3)
+    assert pool.wait().facts == {"count": 5, "size": 3, "rank": 0}
+    pool.submit(Job("two", kind="shared", value=5), ranks=2)
+    pool.submit(Job("single", value=4))
+    outcomes = {o.task.name: o.facts for o in (pool.wait(), pool.wait())}
+    assert outcomes["two"] == {"count": 5, "size": 2, "rank": 0}
+    assert outcomes["single"] == {"result": 16}
+
+
+@pytest.mark.parametrize("fault", ["die", "freeze"])
+def test_a_gang_goes_on_without_a_member_that_is_lost(
+    pool: RayExecutor, tmp_path: Path, fault: str
+) -> None:
+    pool.submit(Job(fault, kind="shared", value=40, once=tmp_path / "struck"), ranks=3)
+    outcome = pool.wait()
+    assert (tmp_path / "struck").exists()
+    assert outcome.facts is not None, outcome.error
+    assert outcome.facts["count"] == 40
+    assert outcome.attempts == 2
+
+
+def test_a_gang_lets_in_workers_that_have_become_idle(pool: RayExecutor) -> None:
+    for index in range(2):
+        pool.submit(Job(f"busy{index}", kind="sleep", value=2))
+    pool.submit(Job("grows", kind="shared", value=100), ranks=3)
+    outcomes = {o.task.name: o for o in (pool.wait() for _ in range(3))}
+    assert outcomes["grows"].facts == {"count": 100, "size": 3, "rank": 0}
+    assert outcomes["grows"].attempts == 1
+
+
+def test_an_error_of_one_member_ends_the_task_and_frees_the_others(pool: RayExecutor) -> None:
+    pool.submit(Job("bad", kind="one fails"), ranks=3)
+    outcome = pool.wait()
+    assert type(outcome.error) is ImageError
+    pool.submit(Job("together", kind="shared", value=2), ranks=3)
+    facts = pool.wait().facts
+    assert facts is not None
+    assert facts["size"] == 3
 
 
 @pytest.mark.parametrize(
