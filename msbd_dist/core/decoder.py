@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from msbd_dist.core.reduction import GradientSum, Reduction, Team
+from msbd_dist.core.reduction import GradientSum, Team
+from msbd_dist.core.spec import Reduction
 
 Params = dict[str, torch.Tensor]
 Decode = Callable[[torch.Tensor, Params | None], torch.Tensor]  # (z, weights or None) -> pixels
@@ -144,7 +145,9 @@ class DecoderFit:
             )
             last = slot == slots[-1]
             hooks = [
-                weight.register_post_accumulate_grad_hook(self._taker(gradient, i, team, last))
+                weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                    self._taker(gradient, i, team, last)
+                )
                 for i, weight in enumerate(self._weights)
             ]
             try:

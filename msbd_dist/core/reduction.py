@@ -86,7 +86,7 @@ class GradientSum:
         sizes = [weight.numel() for weight in reversed(weights)]
         dtype = torch.int64 if kind == "exact" else torch.float32
         self._flat = torch.zeros(sum(sizes) + _EXTRA, dtype=dtype, device=weights[0].device)
-        parts = self._flat[:-_EXTRA].split(sizes)
+        parts = torch.split(self._flat[:-_EXTRA], sizes)
         self._views = [p.view_as(w) for p, w in zip(parts, reversed(weights), strict=True)][::-1]
         self._buckets = _bucket_ends(sizes, bucket)
         self._begin()

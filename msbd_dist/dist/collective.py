@@ -18,6 +18,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo
 
 from msbd_dist.errors import MsbdError
 
@@ -63,10 +65,10 @@ class Gang:
         self._device = torch.device("cuda" if place.backend == "nccl" else "cpu")
         limit = timedelta(seconds=place.seconds)
         try:
-            store = dist.TCPStore(
+            root = TCPStore(
                 place.host, place.port, None, False, timeout=_TO_COME, wait_for_workers=False
             )
-            store = dist.PrefixStore(f"{place.generation}/", store)
+            store = PrefixStore(f"{place.generation}/", root)
             self._group = _process_group(place, store, address)
             self._group._set_default_timeout(limit)
         except (RuntimeError, ValueError) as error:
@@ -74,21 +76,22 @@ class Gang:
 
     def start_sum(self, values: Tensor) -> Pending:
         """Begin to add up ``values`` over all members, in place."""
-        options = dist.AllreduceOptions()
-        options.reduceOp = dist.ReduceOp.SUM
-        return self._start(values, lambda held: self._group.allreduce([held], options))
+        return self._reduce(values, dist.ReduceOp.SUM)
 
     def max(self, values: Tensor) -> None:
         """The greatest of each element, in place."""
-        options = dist.AllreduceOptions()
-        options.reduceOp = dist.ReduceOp.MAX
-        self._start(values, lambda held: self._group.allreduce([held], options)).wait()
+        self._reduce(values, dist.ReduceOp.MAX).wait()
 
     def send(self, values: Tensor, root: int) -> None:
         """What member ``root`` has, in place."""
         options = dist.BroadcastOptions()
         options.rootRank, options.rootTensor = root, 0
         self._start(values, lambda held: self._group.broadcast([held], options)).wait()
+
+    def _reduce(self, values: Tensor, operation: Any) -> Pending:
+        options = dist.AllreduceOptions()
+        options.reduceOp = operation
+        return self._start(values, lambda held: self._group.allreduce([held], options))
 
     def _start(self, values: Tensor, start: Callable[[Tensor], Any]) -> Pending:
         held = values.to(self._device).contiguous()
@@ -134,10 +137,10 @@ def _process_group(place: Formation, store: Any, address: str | None) -> Any:
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = _TO_COME
         return dist.ProcessGroupNCCL(store, place.rank, place.size, options)
-    options = dist.ProcessGroupGloo._Options()
+    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._timeout = _TO_COME
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=address or "127.0.0.1")]
-    return dist.ProcessGroupGloo(store, place.rank, place.size, options)
+    options._devices = [ProcessGroupGloo.create_device(hostname=address or "127.0.0.1")]
+    return ProcessGroupGloo(store, place.rank, place.size, options)
 
 
 def _line(error: Exception) -> str:

@@ -65,7 +65,7 @@ class _Actor:
             return dict(self._worker.run(task))
         gang = Gang(
             place,
-            address=ray.util.get_node_ip_address(),
+            address=_own_address(),
             stopped=lambda: self._left >= place.generation,
         )
         return dict(self._worker.run(task, gang))
@@ -79,13 +79,18 @@ class _Actor:
         return os.getpid()
 
 
+def _own_address() -> str:
+    """This node's, as Ray's other nodes know it."""
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+
 class _Rendezvous:
     """Where the members of gangs find one another; lives as long as the executor."""
 
     def __init__(self) -> None:
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        self._host = ray.util.get_node_ip_address()
+        self._host = _own_address()
         self._store = TCPStore(self._host, 0, None, True, wait_for_workers=False)
 
     def address(self) -> tuple[str, int]:
@@ -155,13 +160,14 @@ class RayExecutor:
                 f"{self.num_workers} workers need as many CPUs, this Ray has {cpus:g}; "
                 "ask for fewer with --workers"
             )
-        actor = ray.remote(
-            num_cpus=1,
-            num_gpus=min(1.0, gpus / self.num_workers),
-            max_restarts=MAX_RESTARTS,
-            max_task_retries=0,
-            concurrency_groups={CONTROL: 1},
-        )(_Actor)
+        options: dict[str, Any] = {
+            "num_cpus": 1,
+            "num_gpus": min(1.0, gpus / self.num_workers),
+            "max_restarts": MAX_RESTARTS,
+            "max_task_retries": 0,
+            "concurrency_groups": {CONTROL: 1},
+        }
+        actor = ray.remote(**options)(_Actor)
         self._actors: list[Any] = [actor.remote(make_worker) for _ in range(self.num_workers)]
         self._backend: Backend = "nccl" if gpus >= self.num_workers else "gloo"
         self._rendezvous: Any = None  # made for the first gang
@@ -256,12 +262,12 @@ class RayExecutor:
 
     def _store_address(self) -> tuple[str, int]:
         if self._rendezvous is None:
-            here = NodeAffinitySchedulingStrategy(
-                ray.get_runtime_context().get_node_id(),  # type: ignore[no-untyped-call]
-                soft=False,
-            )
-            remote = ray.remote(num_cpus=0, scheduling_strategy=here)(_Rendezvous)
-            self._rendezvous = remote.remote()
+            node = ray.get_runtime_context().get_node_id()
+            here: dict[str, Any] = {
+                "num_cpus": 0,
+                "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+            }
+            self._rendezvous = ray.remote(**here)(_Rendezvous).remote()
         host, port = ray.get(self._rendezvous.address.remote())
         return host, port
 
