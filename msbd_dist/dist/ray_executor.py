@@ -122,6 +122,16 @@ class _Team:
 
 
 @dataclass
+class _Ping:
+    """A question to an actor. One that has never answered may still be starting."""
+
+    answer: Any  # reference
+    asked: float
+    answered: bool = False
+    known: bool = False  # whether this actor has ever answered
+
+
+@dataclass
 class _Call:
     """A method of an actor that has not returned yet."""
 
@@ -176,7 +186,7 @@ class RayExecutor:
         self._calls: dict[Any, _Call] = {}  # by the reference of their result
         self._idle = set(range(self.num_workers))
         self._restarting: dict[int, float] = {}  # actors that were lost -> when to ask again
-        self._asked: dict[int, tuple[Any, float]] = {}  # pings that have not been answered, since
+        self._pings: dict[int, _Ping] = {}  # the last one of each actor
 
     def submit(self, task: Any, *, ranks: int = 1) -> None:
         self._queue.append(_Job(task, min(ranks, self.num_workers)))
@@ -283,6 +293,7 @@ class RayExecutor:
             error = _as_ours(raised)
         if isinstance(error, WorkerLost):
             self._restarting[call.actor] = time.perf_counter()
+            self._pings.pop(call.actor, None)
         else:
             self._idle.add(call.actor)
         if call.team is not None:
@@ -335,35 +346,40 @@ class RayExecutor:
                 self._look_for(actor, now)
 
     def _look_after(self, actor: int, now: float) -> None:
-        reference, since = self._asked.get(actor, (None, now - self._patience.ping))
-        if reference is not None and ray.wait([reference], timeout=0)[0]:
-            self._asked[actor] = (None, since)
-            reference = None
-        if reference is None and now - since >= self._patience.ping:
-            self._asked[actor] = (self._actors[actor].ping.remote(), now)
-        elif reference is not None and now - since > self._patience.hang:
+        """Ask a worker at work for a sign of life from time to time; replace one that gives none.
+
+        One that has not been heard of yet is still loading what it needs.
+        """
+        ping = self._pings.get(actor)
+        if ping is not None and not ping.answered:
+            ping.answered = bool(ray.wait([ping.answer], timeout=0)[0])
+            ping.known = ping.known or ping.answered
+        if ping is None or (ping.answered and now - ping.asked >= self._patience.ping):
+            self._ask(actor, now, known=ping is not None)
+        elif ping.known and not ping.answered and now - ping.asked > self._patience.hang:
             log.warning("worker %d does not answer; it is replaced", actor)
             ray.kill(self._actors[actor], no_restart=False)
-            del self._asked[actor]
+            del self._pings[actor]
 
     def _look_for(self, actor: int, now: float) -> None:
         """Whether a lost worker has been restarted; one that never will be is forgotten."""
-        reference, since = self._asked.pop(actor, (None, now))
-        if reference is None:
-            self._asked[actor] = (self._actors[actor].ping.remote(), now)
-            return
-        if not ray.wait([reference], timeout=0)[0]:
-            self._asked[actor] = (reference, since)
-            return
-        try:
-            ray.get(reference)
-        except ActorUnavailableError:
-            self._restarting[actor] = now + self._patience.tick
-        except RayActorError:
-            del self._restarting[actor]
-        else:
-            del self._restarting[actor]
-            self._idle.add(actor)
+        ping = self._pings.get(actor)
+        if ping is None:
+            self._ask(actor, now, known=False)
+        elif ray.wait([ping.answer], timeout=0)[0]:
+            del self._pings[actor]
+            try:
+                ray.get(ping.answer)
+            except ActorUnavailableError:
+                self._restarting[actor] = now + self._patience.tick
+            except RayActorError:
+                del self._restarting[actor]
+            else:
+                del self._restarting[actor]
+                self._idle.add(actor)
+
+    def _ask(self, actor: int, now: float, *, known: bool) -> None:
+        self._pings[actor] = _Ping(self._actors[actor].ping.remote(), now, known=known)
 
     def _part(self, team: _Team) -> None:
         if not team.parting:

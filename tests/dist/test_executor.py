@@ -142,7 +142,7 @@ def test_a_task_that_kills_every_worker_fails_with_one_line(ray_session: None) -
     assert "\n" not in str(outcome.error)
 
 
-PATIENCE = Patience(tick=0.1, ping=0.5, hang=3.0, grow=1.0)
+PATIENCE = Patience(tick=0.1, ping=0.5, hang=10.0, grow=1.0)
 
 
 @pytest.fixture
