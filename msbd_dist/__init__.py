@@ -54,7 +54,7 @@ def edit(
     if result.error is not None:
         raise result.error
     assert result.output is not None
-    return result.output
+    return Path(result.output)
 
 
 def run(

@@ -8,6 +8,7 @@
     │   ├── PromptError      a prompt that the text encoder can't hold
     │   └── ModelError       a model folder or checkpoint: missing, incomplete, of the wrong kind
     ├── RunError             a run directory that belongs to something else or can't be written
+    ├── StoreError           a run directory that lost or changed what was written
     ├── NonFiniteError       the model produced NaN or infinity
     ├── WorkerError          a worker died more often than the retry policy allows
     └── ClusterError         no Ray there, or too small; exit code 3
@@ -52,6 +53,10 @@ class ModelError(InputError):
 
 class RunError(InputError):
     """A run directory is not writable or holds another run."""
+
+
+class StoreError(MsbdError):
+    """A run directory does not hold what was written to it."""
 
 
 class NonFiniteError(MsbdError):

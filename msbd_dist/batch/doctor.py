@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msbd_dist.batch.record import THREADS, versions
+from msbd_dist.batch.record import THREADS, package_versions
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.batch.single import edit_manifest
 from msbd_dist.canvas.images import save_png
@@ -34,7 +34,7 @@ def checks(models: ModelSpec) -> Iterator[Check]:
     """All checks, each as it is made; a check that fails says why and what to do."""
     for name, look in (
         ("machine", lambda: f"{platform.platform()}, {os.cpu_count()} CPUs"),
-        ("versions", lambda: ", ".join(f"{k} {v}" for k, v in versions().items())),
+        ("versions", lambda: ", ".join(f"{k} {v}" for k, v in package_versions().items())),
         ("device", lambda: _device(models)),
         ("models", lambda: str(resolve(models))),
         ("self-test", lambda: _self_test(replace(models, family="tiny", sr=None, clip=None))),

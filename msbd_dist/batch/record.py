@@ -1,28 +1,35 @@
 """What a run remembers: one record for the run, one for each edit, as JSON in the run directory.
 
-OUT/run.json            models, versions, threads, device, manifest
-OUT/<edit>/edit.json    spec, drawn seed, plan: all that a worker needs to run the edit's tasks
-OUT/<edit>/ledger/      done-markers
-OUT/<edit>/canvas.zarr  stored pixels
+OUT/run.json                   models, versions, threads, manifest
+OUT/lease/                     who drives the run
+OUT/<edit>/edit.json           spec, drawn seed, plan: all that a worker needs
+OUT/<edit>/output.png          the result, unless the edit names another place
+OUT/<edit>/<key>/ledger/       done-markers    of all that has this key: equal inputs, options,
+OUT/<edit>/<key>/canvas.zarr   stored pixels   models and code have the same
 """
 
 from __future__ import annotations
 
 import hashlib
 import resource
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter
 
-from msbd_dist.canvas.ledger import write_atomic
-from msbd_dist.core.plan import Plan, Stage
+from msbd_dist.canvas.files import Files, open_files
+from msbd_dist.canvas.ledger import Ledger
+from msbd_dist.canvas.store import Version, Versions
+from msbd_dist.core.plan import Plan, Stage, Task
 from msbd_dist.core.spec import EditSpec, ModelSpec
 from msbd_dist.dist.executor import Worker
 from msbd_dist.errors import MsbdError, RunError
 
+SCHEMA = 1  # goes up when the code makes other bytes, or stores them otherwise, for equal records
 THREADS = 1  # intra-op threads per worker, equal everywhere: bytes depend on it
 PACKAGES = (
     "msbd_dist", "torch", "diffusers", "transformers", "open_clip_torch", "spandrel", "ray",
@@ -40,6 +47,17 @@ class EditRecord:
     dtype: str  # of the picture's samples: uint8 or uint16
     inputs: dict[str, str]  # SHA-256 of the image and mask files
     models: ModelSpec
+    weights: str  # fingerprint of the models' files
+    schema: int = SCHEMA
+
+    @property
+    def key(self) -> str:
+        """Names what decides the pixels, and nothing else: where the edit's work is stored."""
+        parts = (
+            *(self.spec.prompt, self.spec.negative_prompt, self.seed, self.plan.digest),
+            *(self.dtype, sorted(self.inputs.items()), self.weights, self.schema),
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +73,19 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
+class Order:
+    """A task as a worker gets it: where its edit's work is stored, and whose results it reads."""
+
+    task: Task
+    work: str
+    versions: Versions = field(compare=False)
+
+
+@dataclass(frozen=True)
 class WorkerSpec:
     """What a worker is made from; small, so that it travels to any host."""
 
-    run: Path
+    run: str  # a path or URL
     models: ModelSpec
     threads: int
 
@@ -73,16 +100,36 @@ class EditResult:
     """How one edit ended."""
 
     id: str
-    state: Literal["done", "kept", "failed"]  # kept: was finished before this run
-    output: Path | None = None
+    state: Literal["done", "kept", "failed", "stopped"]  # kept: was finished before this run
+    output: str | None = None  # a path or URL
     error: MsbdError | None = None
     seconds: float = 0.0
     seed: int | None = None
 
 
-def tuned_path(folder: Path, stage: Stage) -> Path:
-    """Where an edit keeps a stage's tuned decoder, from its fit until the stage is composed."""
-    return folder / f"tuned-{stage.index}.safetensors"
+def versions_of(ledger: Ledger, plan: Plan, stage: Stage) -> Versions:
+    """The attempts that count for whoever works at a stage: of this one and the one before."""
+    found = {"ingest": Version(ledger["ingest"]["attempt"])}
+    for near in plan.stages[max(stage.index - 1, 0) : stage.index + 1]:
+        for wave in plan.waves("", near):
+            attempts = dict(_attempts(ledger, wave))
+            if attempts:
+                usual = Counter(attempts.values()).most_common(1)[0][0]
+                others = {slot: one for slot, one in attempts.items() if one != usual}
+                found[f"{near.index}-{wave[0].kind}"] = Version(usual, others)
+    return found
+
+
+def _attempts(ledger: Ledger, wave: Iterable[Task]) -> Iterable[tuple[int, str]]:
+    for task in wave:
+        if task.name in ledger:
+            for slot in task.slots:
+                yield slot, ledger[task.name]["attempt"]
+
+
+def tuned_name(stage: Stage, attempt: str) -> str:
+    """Where an edit keeps a stage's tuned decoder, from its fit until the stage is decoded."""
+    return f"tuned-{stage.index}-{attempt}.safetensors"
 
 
 def peak_memory_mb() -> int:
@@ -90,7 +137,7 @@ def peak_memory_mb() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Installed versions of what a result can depend on."""
     return {name: metadata.version(name) for name in PACKAGES}
 
@@ -100,27 +147,28 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_edit(folder: Path, record: EditRecord) -> None:
-    write_atomic(folder / "edit.json", _EDIT.dump_json(record, indent=1).decode())
+def save_edit(files: Files, record: EditRecord) -> None:
+    files.write("edit.json", _EDIT.dump_json(record, indent=1))
 
 
-def load_edit(folder: Path) -> EditRecord:
-    return _EDIT.validate_json((folder / "edit.json").read_text())
+def load_edit(files: Files) -> EditRecord:
+    """OSError or ValueError where there is none that can be read."""
+    return _EDIT.validate_json(files.read("edit.json"))
 
 
-def save_run(out: Path, record: RunRecord) -> None:
-    write_atomic(out / "run.json", _RUN.dump_json(record, indent=1).decode())
+def save_run(out: Files, record: RunRecord) -> None:
+    out.write("run.json", _RUN.dump_json(record, indent=1))
 
 
-def load_run(out: Path) -> RunRecord | None:
+def load_run(out: Files | Path) -> RunRecord | None:
     """The run in a directory, or None where there is none; RunError where it can't be read."""
-    path = out / "run.json"
-    if not path.exists():
-        return None
+    files = open_files(out) if isinstance(out, Path) else out
     try:
-        return _RUN.validate_json(path.read_text())
+        return _RUN.validate_json(files.read("run.json"))
+    except FileNotFoundError:
+        return None
     except ValueError:
-        raise RunError(f"{path}: is damaged; remove it to continue the run") from None
+        raise RunError(f"{files.url}/run.json: is damaged; remove it to continue the run") from None
 
 
 _EDIT: TypeAdapter[EditRecord] = TypeAdapter(EditRecord)

@@ -1,8 +1,9 @@
 """What a person looks at afterwards: previews, candidates, a contact sheet, results as JSON.
 
 OUT/report.json                      one entry per edit
-OUT/contact-sheet.png                before / mask / after, one row per finished edit
-OUT/<edit>/previews/stage-<k>.png    the composed stages
+OUT/contact-sheet.png                 before / mask / after, one row per finished edit; -2, -3, ...
+OUT/<edit>/previews/edit.png          the edit's row
+OUT/<edit>/previews/stage-<k>.png     the composed stages
 OUT/<edit>/candidates/<b>-<score>.png the first stage's samples; the chosen one is marked
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from msbd_dist.batch.record import EditRecord, EditResult, load_edit
+from msbd_dist.batch.record import EditResult, load_edit
 from msbd_dist.batch.steps import Edit
-from msbd_dist.canvas.images import Picture, from_float, save_png, to_float
-from msbd_dist.canvas.ledger import Ledger, write_atomic
+from msbd_dist.canvas.files import Files
+from msbd_dist.canvas.images import Picture, from_float, to_float
+from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.store import Canvas
 from msbd_dist.core.compose import Floats, resample, stage_view
 from msbd_dist.core.geometry import Box, Rect, Size
@@ -29,64 +32,75 @@ from msbd_dist.core.plan import Stage
 log = logging.getLogger(__name__)
 
 PREVIEW = 768  # longest edge of a stage's preview
+ROWS = 40  # edits on one contact sheet
 CELL = 360  # edge of a picture on the contact sheet
 GAP, TEXT = 16, 44  # margins and caption height on the contact sheet
 PAPER, INK, PALE = (250, 250, 248), (32, 32, 32), (120, 120, 120)
 MARK = np.array([1.0, 0.0, 0.55], np.float32)[:, None, None]  # the mask's tint
 
 
-def write_report(out: Path, results: tuple[EditResult, ...]) -> Path | None:
-    """Write results and the contact sheet; returns the sheet's path, if there is one."""
-    entries, rows = [], []
-    for result in results:
-        entries.append(entry(out, result))
-        if result.error is None:
-            record = load_edit(out / result.id)
-            try:
-                rows.append(row(out / result.id, record, result))
-            except Exception as error:  # a picture that has gone must not cost the report
-                log.warning("edit %s is not on the contact sheet: %s", result.id, error)
-    write_atomic(out / "report.json", json.dumps({"version": 1, "edits": entries}, indent=1))
-    if not rows:
+def write_report(out: Files, results: tuple[EditResult, ...]) -> str | None:
+    """Write results and the contact sheets; returns where the first sheet is, if there is one."""
+    entries = [entry(out, result) for result in results]
+    rows = [row for result in results if (row := _row_of(out, result))]
+    text = json.dumps({"version": 1, "edits": entries}, indent=1)
+    out.write("report.json", text.encode())
+    sheets = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
+    for number, some in enumerate(sheets):
+        out.write(_sheet_name(number), _png(_stack(some)))
+    return f"{out.url}/{_sheet_name(0)}" if sheets else None
+
+
+def _sheet_name(number: int) -> str:
+    return f"contact-sheet-{number + 1}.png" if number else "contact-sheet.png"
+
+
+def _row_of(out: Files, result: EditResult) -> bytes | None:
+    if result.state not in ("done", "kept"):
         return None
-    sheet = out / "contact-sheet.png"
-    _stack(rows).save(sheet)
-    return sheet
+    try:
+        return (out / result.id).read("previews/edit.png")
+    except OSError as error:  # a picture that has gone must not cost the report
+        log.warning("edit %s is not on the contact sheet: %s", result.id, error)
+        return None
 
 
-def entry(out: Path, result: EditResult) -> dict[str, Any]:
+def entry(out: Files, result: EditResult) -> dict[str, Any]:
     """One edit of report.json."""
     found: dict[str, Any] = {"id": result.id, "state": result.state}
     if result.error is not None:
         return found | {"error": str(result.error)}
-    record, ledger = load_edit(out / result.id), Ledger(out / result.id / "ledger")
+    if result.state == "stopped":
+        return found
+    record = load_edit(out / result.id)
+    ledger = Ledger(out / result.id / record.key / "ledger")
     base = ledger["0-denoise-0"]
     return found | {
-        "output": str(result.output),
+        "output": result.output,
         "seed": record.seed,
         "plan": record.plan.digest,
         "prompt": record.spec.prompt,
         "scores": base["scores"],
         "chosen": base["chosen"],
         "changed_samples": ledger["export"]["changed_samples"],
+        "sha256": ledger["export"]["sha256"],
         "models": base["models"],
     }
 
 
-def write_preview(edit: Edit, stage: Stage) -> None:
+def preview(edit: Edit, stage: Stage, _: str) -> Facts:
     """A composed stage as a small PNG file; for the first one also the candidates."""
-    folder = edit.folder
-    for name in ("previews", "candidates"):
-        (folder / name).mkdir(exist_ok=True)
-    save_png(folder / "previews" / f"stage-{stage.index}.png", stage_preview(edit.canvas, stage))
-    if stage.kind != "base":
-        return
-    facts = edit.ledger["0-denoise-0"]
-    for sample in range(edit.record.plan.method.samples):
-        score = "" if facts["scores"] is None else f"-{facts['scores'][sample]:.2f}"
-        chosen = "-chosen" if sample == facts["chosen"] else ""
-        path = folder / "candidates" / f"{sample}{score}{chosen}.png"
-        save_png(path, edit.canvas.candidate(sample))
+    canvas = edit.canvas(stage)
+    picture = _image(stage_preview(canvas, stage))
+    edit.files.write(f"previews/stage-{stage.index}.png", _png(picture))
+    if stage.kind == "base":
+        facts = edit.ledger["0-denoise-0"]
+        for sample in range(edit.record.plan.method.samples):
+            score = "" if facts["scores"] is None else f"-{facts['scores'][sample]:.2f}"
+            chosen = "-chosen" if sample == facts["chosen"] else ""
+            candidate = _image(canvas.candidate(sample))
+            edit.files.write(f"candidates/{sample}{score}{chosen}.png", _png(candidate))
+    return {}
 
 
 def stage_preview(canvas: Canvas, stage: Stage) -> Floats:
@@ -113,17 +127,13 @@ def _scaled(box: Box, scale: float) -> Box:
     return Box(edge(box.y0), edge(box.x0), edge(box.y1), edge(box.x1))
 
 
-def row(folder: Path, record: EditRecord, result: EditResult) -> Image.Image:
+def write_row(edit: Edit, output: Path) -> None:
     """One edit on the contact sheet: before, mask, after, all of the same part of the picture."""
-    plan = record.plan
-    canvas = Canvas(folder / "canvas.zarr", plan)
+    record, plan = edit.record, edit.record.plan
     box = _around(plan.bbox, plan.image)
-    assert result.output is not None
-    before = _read(Picture.open(record.spec.image), box)
-    after = _read(Picture.open(result.output), box)
+    before, after = _read(edit.picture, box), _read(Picture.open(output), box)
     masked = np.zeros((box.height, box.width), bool)
-    inner = plan.bbox.relative_to(box)
-    masked[inner.slices] = canvas.mask(plan.bbox)
+    masked[plan.bbox.relative_to(box).slices] = edit.canvas(plan.final).mask(plan.bbox)
     tinted = np.where(masked, 0.35 * before + 0.65 * MARK, before)
     image = Image.new("RGB", (3 * CELL + 4 * GAP, CELL + TEXT + GAP), PAPER)
     for column, picture in enumerate((before, tinted, after)):
@@ -132,10 +142,10 @@ def row(folder: Path, record: EditRecord, result: EditResult) -> Image.Image:
         image.paste(cell, (x, TEXT + (CELL - cell.height) // 2))
     draw = ImageDraw.Draw(image)
     title = record.spec.prompt or "(empty prompt: remove)"
-    draw.text((GAP, 6), f"{result.id}: {title}"[:110], INK, ImageFont.load_default(20))
+    draw.text((GAP, 6), f"{edit.id}: {title}"[:110], INK, ImageFont.load_default(20))
     megapixels = f"{plan.image.width} x {plan.image.height}, seed {record.seed}"
     draw.text((GAP, 28), megapixels, PALE, ImageFont.load_default(13))
-    return image
+    edit.files.write("previews/edit.png", _png(image))
 
 
 def _around(bbox: Box, image: Size) -> Box:
@@ -154,17 +164,28 @@ def _fitted(picture: Floats) -> Image.Image:
     scale = CELL / max(height, width)
     size = Size(max(1, round(height * scale)), max(1, round(width * scale)))
     small = resample(picture, Rect(0, 0, height, width), size, "bicubic")
-    return Image.fromarray(_bytes(small))
+    return _image(small)
 
 
 def _bytes(picture: Floats) -> npt.NDArray[Any]:
     return from_float(picture, np.dtype(np.uint8)).transpose(1, 2, 0)
 
 
-def _stack(rows: list[Image.Image]) -> Image.Image:
-    sheet = Image.new("RGB", (rows[0].width, sum(r.height for r in rows) + GAP), PAPER)
+def _image(picture: Floats) -> Image.Image:
+    return Image.fromarray(_bytes(picture))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _stack(rows: list[bytes]) -> Image.Image:
+    images = [Image.open(BytesIO(row)) for row in rows]
+    sheet = Image.new("RGB", (images[0].width, sum(i.height for i in images) + GAP), PAPER)
     y = GAP // 2
-    for image in rows:
+    for image in images:
         sheet.paste(image, (0, y))
         y += image.height
     return sheet

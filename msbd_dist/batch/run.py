@@ -10,57 +10,97 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import ClassVar, Literal, Protocol, get_args
 
 from msbd_dist.batch import steps
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.record import (
     THREADS,
     EditResult,
+    Order,
     RunRecord,
     WorkerSpec,
     load_run,
+    package_versions,
     peak_memory_mb,
     save_run,
-    tuned_path,
-    versions,
+    tuned_name,
+    versions_of,
 )
-from msbd_dist.batch.report import write_preview, write_report
-from msbd_dist.canvas.ledger import write_atomic
+from msbd_dist.batch.report import preview, write_report, write_row
+from msbd_dist.canvas.files import Files, open_files
+from msbd_dist.canvas.lease import Holder, Lease, LeaseLost
+from msbd_dist.canvas.ledger import Facts
 from msbd_dist.core.plan import Task
 from msbd_dist.core.spec import EditSpec, ModelSpec
 from msbd_dist.dist.executor import Executor, Outcome, SerialExecutor
 from msbd_dist.errors import InputError, ModelError, MsbdError, RunError
-from msbd_dist.models.card import Card, resolve
+from msbd_dist.models.card import resolve
+from msbd_dist.models.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
 ExecutorKind = Literal["ray", "serial"]
+CHORES = 2  # of the driver's own, at a time
+LOOK = 0.02  # seconds between looks at them
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
     """How a run ended: one result per edit, in manifest order."""
 
-    out: Path
+    out: str  # path or URL
     edits: tuple[EditResult, ...]
     seconds: float
-    contact_sheet: Path | None
+    contact_sheet: str | None
     peak_mb: dict[str, int]  # highest resident memory of the driver and of any worker
+    stopped: str | None = None  # why it ended early
+    stop_code: int = 0
 
     @property
     def exit_code(self) -> int:
+        if self.stop_code:
+            return self.stop_code
         return 1 if any(e.state == "failed" for e in self.edits) else 0
+
+
+@dataclass
+class Stop:
+    """How a run is asked to end early: by a signal, a deadline, too many failures."""
+
+    grace: float = 30.0  # seconds for what is under way
+    reason: str | None = None
+    code: int = 0  # to exit with
+    at_once: bool = False
+
+    def ask(self, reason: str, code: int) -> None:
+        """End the run; asked twice, without the grace."""
+        self.at_once = self.reason is not None
+        self.reason, self.code = self.reason or reason, self.code or code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a run may cost."""
+
+    failures: int | None = None  # failed edits beyond which it ends
+    deadline: float | None = None  # by the monotonic clock
+
+    exit_code: ClassVar[int] = 5
 
 
 class Progress(Protocol):
     """What a run tells whoever watches. Costs are in units of work, not seconds."""
 
     def begin(self, costs: dict[str, float]) -> None: ...
+    def wait_for(self, holder: Holder) -> None: ...
     def advance(self, edit: str, task: Task, cost: float) -> None: ...
     def finish(self, result: EditResult) -> None: ...
 
@@ -69,170 +109,267 @@ class Silent:
     """Progress that nobody watches."""
 
     def begin(self, costs: dict[str, float]) -> None: ...
+    def wait_for(self, holder: Holder) -> None: ...
     def advance(self, edit: str, task: Task, cost: float) -> None: ...
     def finish(self, result: EditResult) -> None: ...
 
 
 def run_manifest(
     manifest: Manifest,
-    out: Path,
+    out: str | Path,
     *,
     workers: int | None = None,
     executor: ExecutorKind = "ray",
     address: str | None = None,
     progress: Progress | None = None,
     any_models: bool = False,
+    stop: Stop | None = None,
+    limits: Limits | None = None,
 ) -> RunResult:
     """Run every edit of a manifest that is not finished in ``out``; see `RunResult`.
 
-    ``out`` must be empty or of a run with the same models, unless ``any_models``: then an edit that
-    was made with other models is made again, and only once its inputs have been checked.
+    ``out``, a path or an fsspec URL, must be empty or of a run with the same models, unless
+    ``any_models``: then an edit that was made with other models is made again, and only once its
+    inputs have been checked. ``stop`` may be asked to end the run early.
 
     An error of one edit ends that edit alone. Raised are those that concern all of them:
     ModelError, RunError, ClusterError.
     """
     if executor not in get_args(ExecutorKind):
         raise InputError(f"executor: got {executor!r}, wanted ray or serial")
-    started, progress = time.perf_counter(), progress or Silent()
-    out = out.resolve()
+    started, progress, files = time.perf_counter(), progress or Silent(), open_files(out)
+    stop, limits = stop or Stop(), limits or Limits()
     card = resolve(manifest.models)
-    begun = [begin_edit(spec, out, card, manifest.models) for spec in manifest.edits]
-    todo = [edit for edit in begun if isinstance(edit, steps.Prepared)]
+    models = steps.Models(manifest.models, card, fingerprint(card))
+    begun = [begin_edit(spec, files, models) for spec in manifest.edits]
+    todo = [edit for edit in begun if isinstance(edit, steps.Edit)]
     results = {edit.id: edit for edit in begun if isinstance(edit, EditResult)}
-    progress.begin({edit.id: steps.remaining_cost(edit) for edit in todo})
+    progress.begin({edit.id: edit.remaining_cost for edit in todo})
     for result in results.values():
         progress.finish(result)
     peak: dict[str, int] = {}
     if todo:
-        claim(out, None if any_models else manifest.models)
-        save_run(out, run_record(manifest, todo, load_run(out)))
-        spec = WorkerSpec(out, manifest.models, THREADS)
-        pool = make_executor(executor, spec, workers=workers, address=address)
-        with closing(pool):
-            for result in drive(todo, pool, progress, peak):
-                results[result.id] = result
-                progress.finish(result)
+        claim(files, None if any_models else manifest.models)
+        with closing(Lease.take(files, waiting=progress.wait_for)) as lease:
+            save_run(files, run_record(manifest, todo, load_run(files)))
+            spec = WorkerSpec(files.url, manifest.models, THREADS)
+            pool = make_executor(
+                executor, spec, workers=workers, address=address, epoch=lease.epoch
+            )
+            with closing(pool):
+                drive = Drive([again(edit) for edit in todo], pool, lease, progress, stop, limits)
+                for result in drive.results():
+                    results[result.id] = result
+                    progress.finish(result)
+            peak = drive.peak
     peak["driver"] = peak_memory_mb()
-    ordered = tuple(results[spec.id] for spec in manifest.edits)
+    ordered = tuple(
+        results.get(spec.id) or EditResult(id=spec.id, state="stopped") for spec in manifest.edits
+    )
     return RunResult(
-        out=out,
+        out=files.url,
         edits=ordered,
         seconds=time.perf_counter() - started,
-        contact_sheet=write_report(out, ordered) if load_run(out) else None,
+        contact_sheet=write_report(files, ordered) if load_run(files) else None,
         peak_mb=peak,
+        stopped=stop.reason,
+        stop_code=stop.code,
     )
 
 
-def life(edit: steps.Edit) -> Generator[list[Task], None, Path]:
-    """An edit from its first latent to its finished file: yields the tasks to run next.
+Wave = list[Task | steps.Chore]
 
-    It is resumed when they are all in the ledger. Returns where the output is.
+
+def life(edit: steps.Edit, still_ours: Callable[[], None]) -> Iterator[Wave]:
+    """An edit from its first latent to its finished file: yields what may run next, together.
+
+    It is resumed when all of it is in the ledger.
     """
     plan, ledger = edit.record.plan, edit.ledger
+
+    def chore(name: str, run: Callable[[str], Facts]) -> Wave:
+        return [] if name in ledger else [steps.Chore(edit, name, run)]
+
+    yield chore("ingest", partial(steps.ingest, edit))
+    shown: Wave = []
     for stage in plan.stages:
-        composed = f"{stage.index}-compose"
-        if composed in ledger:
-            continue
         for wave in plan.waves(edit.id, stage):
-            yield [task for task in wave if task.name not in ledger]
-        steps.compose_stage(edit.canvas, stage)
-        write_preview(edit, stage)
-        ledger.commit(composed, {})
-        tuned_path(edit.folder, stage).unlink(missing_ok=True)
-    facts = steps.export(edit)
-    ledger.commit("export", facts)
-    return Path(facts["output"])
+            yield [*shown, *(task for task in wave if task.name not in ledger)]
+            shown = []
+        if tuned := ledger.get(f"{stage.index}-fit-0"):
+            edit.work.remove(tuned_name(stage, tuned["attempt"]))
+        shown = chore(f"{stage.index}-preview", partial(preview, edit, stage))
+
+    def export(_: str) -> Facts:
+        return steps.export(edit, still_ours, write_row)
+
+    yield [*shown, steps.Chore(edit, "export", export)]
 
 
 @dataclass
 class Running:
-    """An edit with tasks in the pool."""
+    """An edit with work under way."""
 
     edit: steps.Edit
-    life: Generator[list[Task], None, Path]
+    life: Iterator[Wave]
     pending: set[str] = field(default_factory=set)
     started: float = field(default_factory=time.perf_counter)
 
 
-def drive(
-    todo: list[steps.Prepared], pool: Executor, progress: Progress, peak: dict[str, int]
-) -> Iterator[EditResult]:
-    """Keep the workers busy until every edit is finished or failed; yields results as they come."""
-    waiting, active = deque(todo), dict[str, Running]()
-    while waiting or active:
-        while waiting and len(active) <= pool.num_workers:
-            yield from _begin(waiting.popleft(), active, pool)
-        if active:
-            outcome = pool.wait()
-            if outcome.task.edit in active:  # else: late news of an edit that has failed
-                yield from _take(outcome, active, pool, progress, peak)
+class Drive:
+    """Keeps the workers busy until every edit is finished or failed, or the run is to stop.
+
+    Chores run in threads of this process; this thread hands out and takes back.
+    """
+
+    def __init__(
+        self,
+        todo: list[steps.Edit],
+        pool: Executor,
+        lease: Lease,
+        progress: Progress,
+        stop: Stop,
+        limits: Limits,
+    ) -> None:
+        self.peak: dict[str, int] = {}
+        self._waiting, self._active = deque(todo), dict[str, Running]()
+        self._pool, self._lease, self._progress = pool, lease, progress
+        self._stop, self._limits = stop, limits
+        self._chores: dict[Future[Facts], steps.Chore] = {}
+        self._threads = ThreadPoolExecutor(CHORES, "chore")
+        self._failed = 0
+
+    def results(self) -> Iterator[EditResult]:
+        """Each edit's result when it is there; none of those that were stopped."""
+        with self._threads:
+            while (self._waiting or self._active) and not self._over():
+                self._lease.check()
+                while self._waiting and len(self._active) <= self._pool.num_workers:
+                    edit = self._waiting.popleft()
+                    running = Running(edit, life(edit, self._lease.check))
+                    self._active[edit.id] = running
+                    yield from self._go_on(running)
+                yield from self._step()
+            yield from self._wind_up()
+
+    def _over(self) -> bool:
+        limits = self._limits
+        if limits.deadline is not None and time.monotonic() >= limits.deadline:
+            self._end("the deadline has passed")
+        if limits.failures is not None and self._failed > limits.failures:
+            self._end(f"{self._failed} edits have failed")
+        return self._stop.reason is not None
+
+    def _end(self, reason: str) -> None:
+        if self._stop.reason is None:
+            self._stop.ask(reason, Limits.exit_code)
+
+    def _wind_up(self) -> Iterator[EditResult]:
+        """Hand out nothing more, and let what is under way finish within the grace."""
+        self._pool.drop(lambda _: True)
+        for chore in list(self._chores):
+            chore.cancel()
+        until = time.monotonic() + self._stop.grace
+        while (self._pool.running or self._busy()) and time.monotonic() < until:
+            if self._stop.at_once:
+                return
+            yield from self._step()
+
+    def _busy(self) -> bool:
+        return any(not chore.done() for chore in self._chores)
+
+    def _step(self) -> Iterator[EditResult]:
+        """Take one outcome, of a task or a chore, or wait a moment for one."""
+        done = [future for future in self._chores if future.done()]
+        if not done and not self._pool.running and self._chores:
+            done = list(wait_for(self._chores, LOOK, FIRST_COMPLETED).done)
+        for future in done:
+            chore = self._chores.pop(future)
+            if not future.cancelled():
+                yield from self._take_chore(chore, future)
+        with suppress(LookupError):
+            outcome = self._pool.wait(LOOK if self._chores else 1.0)
+            if outcome is not None:
+                yield from self._take(outcome)
+
+    def _take(self, outcome: Outcome) -> Iterator[EditResult]:
+        """Enter a finished task, and go on with its edit when its wave is done."""
+        task: Task = outcome.task.task
+        running = self._active.get(task.edit)
+        if running is None:  # late news of an edit that has failed
+            return
+        if outcome.facts is None:
+            assert outcome.error is not None
+            if isinstance(outcome.error, (ModelError, RunError)):  # everybody's
+                raise outcome.error
+            yield self._fail(running, outcome.error)
+            return
+        self.peak["worker"] = max(self.peak.get("worker", 0), outcome.facts["peak_mb"])
+        self._progress.advance(task.edit, task, running.edit.record.plan.cost(task))
+        running.edit.ledger.learn(task.name, outcome.facts)
+        yield from self._enter(running, task.name)
+
+    def _take_chore(self, chore: steps.Chore, future: Future[Facts]) -> Iterator[EditResult]:
+        running = self._active.get(chore.edit.id)
+        if running is None:
+            return
+        error = future.exception()
+        if error is None:
+            yield from self._enter(running, chore.name)
+        elif isinstance(error, LeaseLost) or not isinstance(error, Exception):
+            raise error
+        else:
+            yield self._fail(running, error)
+
+    def _enter(self, running: Running, name: str) -> Iterator[EditResult]:
+        running.pending.discard(name)
+        if not running.pending and not self._stop.reason:
+            yield from self._go_on(running)
+
+    def _go_on(self, running: Running) -> Iterator[EditResult]:
+        """Hand out an edit's next wave; its result when there is none left."""
+        edit = running.edit
+        try:
+            while not running.pending:
+                wave = next(running.life)
+                running.pending = {work.name for work in wave}
+                for work in wave:
+                    self._hand_out(edit, work)
+        except StopIteration:
+            del self._active[edit.id]
+            yield EditResult(
+                id=edit.id,
+                state="done",
+                output=edit.target,
+                seconds=time.perf_counter() - running.started,
+                seed=edit.record.seed,
+            )
+        except Exception as error:  # whatever it is, it ends this edit alone
+            yield self._fail(running, error)
+
+    def _hand_out(self, edit: steps.Edit, work: Task | steps.Chore) -> None:
+        if isinstance(work, steps.Chore):
+            self._chores[self._threads.submit(work, f"{self._lease.epoch}.0")] = work
+            return
+        plan, stage = edit.record.plan, edit.record.plan.stages[work.stage]
+        order = Order(work, f"{edit.id}/{edit.record.key}", versions_of(edit.ledger, plan, stage))
+        kind = f"{work.kind} {len(work.slots)} {plan.cost(work):.0f}"
+        self._pool.submit(order, ranks=plan.ranks(work), kind=kind)
+
+    def _fail(self, running: Running, error: Exception) -> EditResult:
+        name = running.edit.id
+        del self._active[name]
+        self._failed += 1
+        self._pool.drop(lambda order: order.task.edit == name)
+        return failed(name, error)
 
 
-def _begin(
-    prepared: steps.Prepared, active: dict[str, Running], pool: Executor
-) -> Iterator[EditResult]:
-    """Open an edit's canvas and hand out its first tasks."""
-    try:
-        edit = steps.ingest(prepared)
-    except Exception as error:  # whatever it is, it ends this edit alone
-        yield failed(prepared.id, error)
-        return
-    active[edit.id] = Running(edit, life(edit))
-    yield from _go_on(active[edit.id], active, pool)
+def again(edit: steps.Edit) -> steps.Edit:
+    """The edit with its ledger as it is now."""
+    return replace(edit, ledger=steps.ledger_of(edit.files, edit.record))
 
 
-def _take(
-    outcome: Outcome,
-    active: dict[str, Running],
-    pool: Executor,
-    progress: Progress,
-    peak: dict[str, int],
-) -> Iterator[EditResult]:
-    """Enter a finished task in its edit's ledger, and go on with the edit when its wave is done."""
-    task: Task = outcome.task
-    running = active[task.edit]
-    if outcome.facts is None:
-        if isinstance(outcome.error, ModelError):  # the models are everybody's
-            raise outcome.error
-        yield _failed(running, outcome.error, active, pool)
-        return
-    running.edit.ledger.commit(task.name, {**outcome.facts, "seconds": round(outcome.seconds, 3)})
-    peak["worker"] = max(peak.get("worker", 0), outcome.facts["peak_mb"])
-    progress.advance(task.edit, task, running.edit.record.plan.cost(task))
-    running.pending.discard(task.name)
-    if not running.pending:
-        yield from _go_on(running, active, pool)
-
-
-def _go_on(running: Running, active: dict[str, Running], pool: Executor) -> Iterator[EditResult]:
-    """Submit an edit's next tasks; its result when there are none left."""
-    try:
-        while not running.pending:
-            tasks = next(running.life)
-            running.pending = {task.name for task in tasks}
-            for task in tasks:
-                pool.submit(task, ranks=running.edit.record.plan.ranks(task))
-    except StopIteration as end:
-        del active[running.edit.id]
-        seconds = time.perf_counter() - running.started
-        seed = running.edit.record.seed
-        yield EditResult(
-            id=running.edit.id, state="done", output=end.value, seconds=seconds, seed=seed
-        )
-    except Exception as error:  # whatever it is, it ends this edit alone
-        yield _failed(running, error, active, pool)
-
-
-def _failed(
-    running: Running, error: Exception | None, active: dict[str, Running], pool: Executor
-) -> EditResult:
-    name = running.edit.id
-    del active[name]
-    pool.drop(lambda task: task.edit == name)
-    return failed(name, error)
-
-
-def failed(name: str, error: Exception | None) -> EditResult:
+def failed(name: str, error: Exception) -> EditResult:
     """A failed edit with its error in one line; an error that nobody foresaw is logged whole."""
     if not isinstance(error, MsbdError):
         log.debug("edit %s", name, exc_info=error)
@@ -241,24 +378,18 @@ def failed(name: str, error: Exception | None) -> EditResult:
     return EditResult(id=name, state="failed", error=error)
 
 
-def begin_edit(
-    spec: EditSpec, out: Path, card: Card, models: ModelSpec
-) -> steps.Prepared | EditResult:
+def begin_edit(spec: EditSpec, out: Files, models: steps.Models) -> steps.Edit | EditResult:
     """Plan an edit, or say why there is nothing to run: finished before, or wrong input."""
-    folder = out / spec.id
     try:
-        earlier = steps.earlier_record(spec, folder, models)
-        if earlier is not None and steps.is_finished(earlier, folder):
-            target = steps.target_of(spec, folder)
-            return EditResult(id=spec.id, state="kept", output=target, seed=earlier.seed)
-        return steps.prepare(spec, folder, card=card, models=models, earlier=earlier)
+        edit = steps.prepare(spec, out / spec.id, models)
     except Exception as error:  # whatever it is, it ends this edit alone
         return failed(spec.id, error)
+    if edit.is_finished:
+        return EditResult(id=spec.id, state="kept", output=edit.target, seed=edit.record.seed)
+    return edit
 
 
-def run_record(
-    manifest: Manifest, todo: list[steps.Prepared], earlier: RunRecord | None
-) -> RunRecord:
+def run_record(manifest: Manifest, todo: list[steps.Edit], earlier: RunRecord | None) -> RunRecord:
     """The record of this run; what an earlier one in the same directory did stays in it."""
     plans, seeds = (earlier.plans, earlier.seeds) if earlier else ({}, {})
     return RunRecord(
@@ -267,38 +398,37 @@ def run_record(
         plans={**plans, **{edit.id: edit.record.plan.digest for edit in todo}},
         seeds={**seeds, **{edit.id: edit.record.seed for edit in todo}},
         threads=THREADS,
-        versions=versions(),
+        versions=package_versions(),
     )
 
 
-def claim(out: Path, models: ModelSpec | None) -> None:
+def claim(out: Files, models: ModelSpec | None) -> None:
     """Make sure that ``out`` can hold this run: writable, and empty or of these models."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / ".writable", "")
-        (out / ".writable").unlink()
+        out.write(".writable", b"")
+        out.remove(".writable")
     except OSError as error:
         raise RunError(
-            f"{out}: can't be written ({error.strerror}); choose another --out"
+            f"{out.url}: can't be written ({error.strerror or error}); choose another --out"
         ) from None
     earlier = load_run(out)
     if earlier is None:
-        if any(out.iterdir()):
-            raise RunError(f"{out}: holds files that are not of a run; choose an empty --out")
+        if not out.is_empty:
+            raise RunError(f"{out.url}: holds files that are not of a run; choose an empty --out")
     elif models is not None and earlier.models != models:
         raise RunError(
-            f"{out}: holds a run with models {earlier.models.family}, this one has "
+            f"{out.url}: holds a run with models {earlier.models.family}, this one has "
             f"{models.family}; choose another --out"
         )
 
 
 def make_executor(
-    kind: ExecutorKind, spec: WorkerSpec, *, workers: int | None, address: str | None
+    kind: ExecutorKind, spec: WorkerSpec, *, workers: int | None, address: str | None, epoch: int
 ) -> Executor:
     """Workers in this process (serial) or as Ray actors."""
     if kind == "serial":
-        return SerialExecutor(spec)
+        return SerialExecutor(spec, epoch=epoch)
     from msbd_dist.dist.ray_executor import RayExecutor
 
     use_gpus = spec.models.device != "cpu"
-    return RayExecutor(spec, num_workers=workers, use_gpus=use_gpus, address=address)
+    return RayExecutor(spec, num_workers=workers, use_gpus=use_gpus, address=address, epoch=epoch)

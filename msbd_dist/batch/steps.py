@@ -1,69 +1,110 @@
-"""What the driver itself does for an edit: plan it, take its pixels in, compose a stage, export.
+"""What the driver itself does for an edit: plan it, take its pixels in, preview a stage, export.
 
 The driver holds pixels of one band or one chunk's segments at a time, besides one edit's mask.
 """
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import logging
 import os
 import secrets
-import shutil
-from dataclasses import dataclass
-from functools import partial
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 
-from msbd_dist.batch.record import EditRecord, load_edit, save_edit, sha256
+from msbd_dist.batch.record import (
+    SCHEMA,
+    EditRecord,
+    load_edit,
+    peak_memory_mb,
+    save_edit,
+    sha256,
+    versions_of,
+)
+from msbd_dist.canvas.files import Files, LocalFiles
 from msbd_dist.canvas.images import Picture, check_target, from_float, losses, write_edited
-from msbd_dist.canvas.ledger import Ledger
+from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.masks import feather, mask_bbox, read_mask
-from msbd_dist.canvas.store import Canvas
-from msbd_dist.core.compose import Floats, compose_chunk, stage_view
+from msbd_dist.canvas.store import Canvas, canvas_group
+from msbd_dist.core.compose import Floats
 from msbd_dist.core.geometry import Box
 from msbd_dist.core.plan import Plan, Stage, make_plan
 from msbd_dist.core.spec import EditSpec, ModelSpec
-from msbd_dist.errors import RunError
+from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import Card
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """An edit that can be run: its record and its picture."""
+class Models:
+    """The models of a run, as the driver knows them."""
 
-    record: EditRecord
-    folder: Path
-    picture: Picture
-
-    @property
-    def id(self) -> str:
-        return self.record.spec.id
+    spec: ModelSpec
+    card: Card
+    weights: str  # fingerprint
 
 
 @dataclass(frozen=True)
 class Edit:
-    """An edit at work: what is stored of it, and what is done."""
+    """An edit at work: what it is, where it is stored, and what is done."""
 
     record: EditRecord
-    folder: Path
+    files: Files  # OUT/<edit>
     picture: Picture
-    canvas: Canvas
     ledger: Ledger
 
     @property
     def id(self) -> str:
         return self.record.spec.id
 
+    @property
+    def work(self) -> Files:
+        return self.files / self.record.key
 
-def target_of(spec: EditSpec, folder: Path) -> Path:
-    """Where an edit's finished picture goes."""
-    return Path(spec.output) if spec.output else folder / "output.png"
+    @property
+    def target(self) -> str:
+        return target_of(self.record.spec, self.files)
+
+    def canvas(self, stage: Stage, attempt: str | None = None) -> Canvas:
+        """What is stored so far, for a look at ``stage``."""
+        record = self.record
+        versions = versions_of(self.ledger, record.plan, stage) if "ingest" in self.ledger else {}
+        group = canvas_group(self.work)
+        return Canvas(group, record.plan, np.dtype(record.dtype), versions, attempt=attempt)
+
+    @property
+    def remaining_cost(self) -> float:
+        """Work that is left, in the units of `Plan.cost`."""
+        plan = self.record.plan
+        return sum(plan.cost(t) for t in plan.tasks(self.id) if t.name not in self.ledger)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was exported and its output is there as it was written."""
+        return "export" in self.ledger and digest_at(self.target) == self.ledger["export"]["sha256"]
+
+
+def target_of(spec: EditSpec, files: Files) -> str:
+    """Where an edit's finished picture goes: a local path, or a URL in the run directory."""
+    return spec.output or f"{files.url}/output.png"
+
+
+def digest_at(target: str) -> str | None:
+    """SHA-256 of what is at a local path or URL; None where nothing is."""
+    try:
+        with fsspec.open(target) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
@@ -82,24 +123,24 @@ def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
     return plan, picture
 
 
-def prepare(
-    spec: EditSpec,
-    folder: Path,
-    *,
-    card: Card,
-    models: ModelSpec,
-    earlier: EditRecord | None = None,
-) -> Prepared:
+def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
     """Plan an edit and check everything that can be checked before any model runs.
 
-    ``earlier`` is the record that an interrupted run left of this very edit: its seed is kept.
+    What an earlier run has stored of this very edit is taken up: its seed too, where one is drawn.
     """
-    plan, picture = plan_edit(spec, card)
-    target = target_of(spec, folder)
-    require_writable(target)
-    check_target(picture, target)
+    inputs = {"image": sha256(spec.image), "mask": sha256(spec.mask)}
+    earlier = _earlier(spec, files, models, inputs)
+    if earlier is not None:
+        edit = Edit(earlier, files, Picture.open(spec.image), ledger_of(files, earlier))
+        if edit.is_finished:
+            return edit
+    plan, picture = plan_edit(spec, models.card)
+    target = target_of(spec, files)
+    if spec.output or isinstance(files, LocalFiles):
+        require_writable(Path(target))
+    check_target(picture, Path(target))
     picture.check()
-    for loss in losses(picture, target.suffix):
+    for loss in losses(picture, Path(target).suffix):
         log.warning("edit %s: %s", spec.id, loss)
     drawn = earlier.seed if earlier else secrets.randbelow(2**31)
     record = EditRecord(
@@ -107,10 +148,16 @@ def prepare(
         seed=drawn if spec.seed is None else spec.seed,
         plan=plan,
         dtype=str(picture.dtype),
-        inputs=earlier.inputs if earlier else inputs_of(spec),
-        models=models,
+        inputs=inputs,
+        models=models.spec,
+        weights=models.weights,
     )
-    return Prepared(record, folder, picture)
+    return Edit(record, files, picture, ledger_of(files, record))
+
+
+def ledger_of(files: Files, record: EditRecord) -> Ledger:
+    """What is done of an edit."""
+    return Ledger(files / record.key / "ledger")
 
 
 def require_writable(target: Path) -> None:
@@ -122,89 +169,77 @@ def require_writable(target: Path) -> None:
         raise RunError(f"{parent}: can't be written to; choose another output")
 
 
-def inputs_of(spec: EditSpec) -> dict[str, str]:
-    """What the input files hold, as SHA-256."""
-    return {"image": sha256(spec.image), "mask": sha256(spec.mask)}
-
-
-def earlier_record(spec: EditSpec, folder: Path, models: ModelSpec) -> EditRecord | None:
+def _earlier(
+    spec: EditSpec, files: Files, models: Models, inputs: dict[str, str]
+) -> EditRecord | None:
     """What an earlier run left of this very edit: same spec, same models, same input files."""
     try:
-        record = load_edit(folder)
+        record = load_edit(files)
     except (OSError, ValueError):
         return None
-    same = record.spec == spec and record.models == models and record.inputs == inputs_of(spec)
-    return record if same else None
+    same = record.weights == models.weights and record.inputs == inputs
+    same = same and replace(record.spec, id=spec.id, output=spec.output) == spec
+    return replace(record, spec=spec) if same and record.schema == SCHEMA else None
 
 
-def is_finished(record: EditRecord, folder: Path) -> bool:
-    """Whether the edit was exported and its output is still there."""
-    exported = "export" in Ledger(folder / "ledger")
-    return exported and target_of(record.spec, folder).exists()
+@dataclass(frozen=True)
+class Chore:
+    """Work of the driver's own for an edit; committed like a task when it returns its facts."""
+
+    edit: Edit
+    name: str
+    run: Callable[[str], Facts]  # of the attempt that writes
+
+    def __call__(self, attempt: str) -> Facts:
+        facts = self.run(attempt) | {"attempt": attempt, "peak_mb": peak_memory_mb()}
+        return self.edit.ledger.commit(self.name, facts)
 
 
-def begun(prepared: Prepared) -> Ledger | None:
-    """The ledger that an interrupted run of this very plan left; None where there is none."""
-    ledger = Ledger(prepared.folder / "ledger")
-    with contextlib.suppress(OSError, ValueError):  # unreadable: begin anew
-        if "ingest" in ledger and load_edit(prepared.folder) == prepared.record:
-            return ledger
-    return None
-
-
-def remaining_cost(prepared: Prepared) -> float:
-    """Work that is left, in the units of `Plan.cost`."""
-    plan, ledger = prepared.record.plan, begun(prepared)
-    tasks = plan.tasks(prepared.id)
-    return sum(plan.cost(t) for t in tasks if ledger is None or t.name not in ledger)
-
-
-def ingest(prepared: Prepared) -> Edit:
-    """Open an edit's canvas: the one left by an interrupted run, or a new one with its pixels."""
-    record, folder, picture = prepared.record, prepared.folder, prepared.picture
-    ledger = begun(prepared)
-    if ledger is not None:
-        return Edit(record, folder, picture, Canvas(folder / "canvas.zarr", record.plan), ledger)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    save_edit(folder, record)
-    plan = record.plan
-    canvas = Canvas.create(folder / "canvas.zarr", plan, np.dtype(record.dtype))
+def ingest(edit: Edit, attempt: str) -> Facts:
+    """Take an edit's pixels in: the part of the picture that its plan reads, and the mask."""
+    record, picture, plan = edit.record, edit.picture, edit.record.plan
+    with suppress(OSError, ValueError):  # what was stored of the edit as it was before
+        former = load_edit(edit.files).key
+        if former != record.key:
+            edit.files.remove(former)
+    save_edit(edit.files, record)
+    save_edit(edit.work, record)
+    canvas = edit.canvas(plan.stages[0], attempt)
     box, mask = plan.source_box, read_mask(record.spec.mask, picture)
     for y0 in range(box.y0, box.y1, plan.family.stride):
         band = Box(y0, box.x0, min(y0 + plan.family.stride, box.y1), box.x1)
         canvas.write_source(band, picture.read(band), mask[band.slices])
-    ledger = Ledger(folder / "ledger")
-    ledger.commit("ingest", {"image": picture.format, "plan": plan.digest})
-    return Edit(record, folder, picture, canvas, ledger)
+    for kind, path in (("image", record.spec.image), ("mask", record.spec.mask)):
+        if sha256(path) != record.inputs[kind]:
+            raise ImageError(f"{path}: was changed while it was read; run the same command again")
+    return {"image": picture.format, "plan": plan.digest}
 
 
-def compose_stage(canvas: Canvas, stage: Stage) -> None:
-    """Segments -> composed stage, chunk by chunk; only chunks that a planned segment meets."""
-    slot_of = {index: slot for slot, index in enumerate(stage.segments)}
-    method = canvas.plan.method
-    for row, column, box in stage.grid.chunks():
-        slots = [slot_of[index] for index in stage.grid.meeting(box) if index in slot_of]
-        if not slots:
-            continue
-        pixels = compose_chunk(
-            stage.grid,
-            ((stage.segments[slot], canvas.segment(stage, slot)) for slot in slots),
-            partial(stage_view, canvas.source, stage, box),
-            box,
-            kind=method.compose,
-        )
-        canvas.write_composed(stage, row, column, pixels)
+def export(edit: Edit, still_ours: Callable[[], None], show: Callable[[Edit, Path], None]) -> Facts:
+    """Paste the final stage into the picture and write it; returns facts.
 
-
-def export(edit: Edit) -> dict[str, Any]:
-    """Paste the final stage into the picture and write it; returns facts."""
+    ``still_ours`` is asked last, before the file gets its name: it raises where another driver has
+    taken the run over. ``show`` gets the finished file while it is on this machine.
+    """
     plan = edit.record.plan
-    patch, changed = edited_patch(edit.canvas, plan, np.dtype(edit.record.dtype))
-    target = target_of(edit.record.spec, edit.folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_edited(edit.picture, patch, plan.bbox, target)
-    return {"output": str(target), "changed_samples": changed}
+    patch, changed = edited_patch(edit.canvas(plan.final), plan, np.dtype(edit.record.dtype))
+    suffix = Path(edit.target).suffix
+    local = edit.record.spec.output or isinstance(edit.files, LocalFiles)
+    if local:
+        target = Path(edit.target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_edited(edit.picture, patch, plan.bbox, target, before=still_ours)
+        digest = sha256(target)
+        show(edit, target)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / f"output{suffix}"
+            write_edited(edit.picture, patch, plan.bbox, target)
+            digest = sha256(target)
+            show(edit, target)
+            still_ours()
+            edit.files.put(f"output{suffix}", target)
+    return {"output": edit.target, "changed_samples": changed, "sha256": digest}
 
 
 def edited_patch(canvas: Canvas, plan: Plan, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], int]:

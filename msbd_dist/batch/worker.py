@@ -7,26 +7,39 @@ same bytes: threads per worker, batches and noise do not depend on who runs it.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+import zarr
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
 
-from msbd_dist.batch.record import EditRecord, WorkerSpec, load_edit, peak_memory_mb, tuned_path
+from msbd_dist.batch.record import (
+    EditRecord,
+    Order,
+    WorkerSpec,
+    load_edit,
+    peak_memory_mb,
+    tuned_name,
+)
+from msbd_dist.canvas.files import Files, open_files
+from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.masks import scale_mask
-from msbd_dist.canvas.store import Canvas
+from msbd_dist.canvas.store import Canvas, Versions, canvas_group
 from msbd_dist.core.compose import (
     Bools,
     Floats,
     between,
     colour_agreement,
+    compose_chunk,
     composed,
     latent_mask,
     lowpass,
@@ -42,11 +55,12 @@ from msbd_dist.core.reduction import Alone, Team
 from msbd_dist.core.sampling import Noise, blended_diffusion, schedule
 from msbd_dist.core.threads import intra_op_threads
 from msbd_dist.core.tiling import Grid
+from msbd_dist.dist.executor import Attempt, Beat
 from msbd_dist.errors import NonFiniteError
 from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
 
-Facts = dict[str, Any]
+log = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 60.0  # between two of an unfinished decoder optimization
 
@@ -58,7 +72,10 @@ class Scene:
     record: EditRecord
     stage: Stage
     canvas: Canvas
-    folder: Path
+    work: Files
+    attempt: str  # whose results are written
+    versions: Versions  # and which are read
+    beat: Beat  # a sign that work goes on
 
     @property
     def plan(self) -> Plan:
@@ -72,46 +89,86 @@ class Scene:
         """x_in in a window of the stage: (3, h, w) in [0, 1]."""
         return stage_view(self.canvas.source, self.stage, window)
 
-    @property
-    def tuned_path(self) -> Path:
-        return tuned_path(self.folder, self.stage)
+
+@dataclass(frozen=True)
+class _Opened:
+    """An edit's stored work; tasks of one edit come in runs, so the last one is kept open."""
+
+    record: EditRecord
+    work: Files
+    group: zarr.Group
 
 
 class TaskWorker:
     """Runs tasks of any edit of one run; loads each model when it first needs it."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        self._run, self._threads = spec.run, spec.threads
+        self._run, self._threads = open_files(spec.run), spec.threads
         self._models: Models = load(resolve(spec.models), device=spec.models.device)
         if self._models.device.type == "cuda":
             make_deterministic()
-        self._records: dict[Path, EditRecord] = {}
-        self._tuned: dict[Path, Params] = {}
-        self._fits: dict[Path, DecoderFit] = {}  # the one that is not finished
+        self._opened: dict[str, _Opened] = {}
+        self._tuned: dict[str, Params] = {}
+        self._fits: dict[str, DecoderFit] = {}  # the one that is not finished
         self._kinds: dict[str, Callable[[Scene, tuple[int, ...]], Facts]] = {
             "denoise": self._denoise,
             "decode": self._decode,
+            "compose": self._compose,
         }
 
-    def run(self, task: Task, team: Team | None = None) -> Facts:
-        """Run a task, alone or as a member of a team, and store its results.
+    def run(self, order: Order, attempt: Attempt, *, beat: Beat, team: Team | None = None) -> Facts:
+        """Run a task, alone or as a member of a team, store its results and mark it done.
 
-        Returns facts for the ledger.
+        Returns the facts of its marker: of another attempt, where that was first.
         """
-        folder = self._run / task.edit
-        if folder not in self._records:
-            self._records = {folder: load_edit(folder)}  # tasks of one edit come in runs
-        record = self._records[folder]
-        canvas = Canvas(folder / "canvas.zarr", record.plan)
-        scene = Scene(record, record.plan.stages[task.stage], canvas, folder)
+        started, task = time.perf_counter(), order.task
+        scene = self._scene(order, attempt.name, beat)
         with intra_op_threads(self._threads):
             if task.kind == "fit":
                 facts = self._fit(scene, task.slots, team or Alone())
             else:
-                facts = self._kinds[task.kind](scene, task.slots)
-        facts["peak_mb"] = peak_memory_mb()
-        facts["models"] = self._models.describe()
+                facts = self._in_parts(scene, task, attempt.parts)
+        facts |= {
+            "attempt": attempt.name,
+            "stored": scene.canvas.digests,
+            "seconds": round(time.perf_counter() - started, 3),
+            "peak_mb": peak_memory_mb(),
+            "models": self._models.describe(),
+        }
+        if team is not None and team.rank > 0:
+            return facts
+        return Ledger.mark(scene.work / "ledger", task.name, facts)
+
+    def _in_parts(self, scene: Scene, task: Task, parts: int) -> Facts:
+        """A task's slots in at least ``parts`` pieces, one after another; in more where memory
+        runs out."""
+        facts: Facts = {}
+        size = max(1, -(-len(task.slots) // parts))
+        pieces = deque(task.slots[i : i + size] for i in range(0, len(task.slots), size))
+        while pieces:
+            piece = pieces.popleft()
+            try:
+                facts |= self._kinds[task.kind](scene, piece)
+            except torch.cuda.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                if len(piece) == 1:
+                    raise
+                log.warning("%s: out of memory, done in smaller pieces", task.name)
+                half = len(piece) // 2
+                pieces.extendleft((piece[half:], piece[:half]))
         return facts
+
+    def _scene(self, order: Order, attempt: str, beat: Beat) -> Scene:
+        if order.work not in self._opened:
+            work = self._run / order.work
+            self._opened = {order.work: _Opened(load_edit(work), work, canvas_group(work))}
+        opened = self._opened[order.work]
+        plan = opened.record.plan
+        canvas = Canvas(
+            opened.group, plan, np.dtype(opened.record.dtype), order.versions, attempt=attempt
+        )
+        stage = plan.stages[order.task.stage]
+        return Scene(opened.record, stage, canvas, opened.work, attempt, order.versions, beat)
 
     # -- tasks -------------------------------------------------------------------------------------
 
@@ -169,8 +226,8 @@ class TaskWorker:
         z = self._diffuse(scene, self._encode(start), masks, boxes)
         for slot, latent in zip(slots, z, strict=True):
             scene.canvas.write_latent(stage, slot, latent.cpu().numpy())
-        if not scene.plan.method.decoder_optimization:
-            self._decode(scene, tuple(slots))
+            if not scene.plan.method.decoder_optimization:
+                self._decode_slot(scene, slot, latent[None], None)
         return {}
 
     def _fit(self, scene: Scene, slots: tuple[int, ...], team: Team) -> Facts:
@@ -179,11 +236,12 @@ class TaskWorker:
         What is reached when the team breaks is kept here, for the next team; the first member of
         one also leaves it beside the result from time to time, for a team of newcomers.
         """
-        if scene.tuned_path not in self._fits:
-            self._fits = {scene.tuned_path: self._new_fit(scene, slots)}
-        fit, left = self._fits[scene.tuned_path], Checkpoint(scene.tuned_path)
+        place = f"{scene.work.url} {scene.stage.index}"
+        if place not in self._fits:
+            self._fits = {place: self._new_fit(scene, slots)}
+        fit, left = self._fits[place], Checkpoint(scene)
         try:
-            params = fit.run(team, on_turn=left.keep(fit) if team.rank == 0 else None)
+            params = fit.run(team, on_turn=left.keep(fit, team.rank == 0))
         except ArithmeticError:
             raise NonFiniteError(
                 f"edit {scene.record.spec.id}: the decoder's loss became NaN in stage "
@@ -191,7 +249,8 @@ class TaskWorker:
                 f"{scene.plan.method.decoder_lr:g}"
             ) from None
         if team.rank == 0:
-            _save(params, scene.tuned_path)
+            name = tuned_name(scene.stage, scene.attempt)
+            scene.work.write(name, save({k: v.cpu().contiguous() for k, v in params.items()}))
             left.remove()
         self._fits = {}
         losses = [float(f"{loss:.6g}") for loss in fit.losses]
@@ -208,7 +267,7 @@ class TaskWorker:
         )
         load = partial(self._fit_segment, scene)
         fit = DecoderFit(latent.decode, latent.decoder_weights(), load, len(slots), settings)
-        Checkpoint(scene.tuned_path).restore(fit)
+        Checkpoint(scene).restore(fit)
         return fit
 
     def _fit_segment(self, scene: Scene, slot: int) -> FitSegment:
@@ -228,27 +287,45 @@ class TaskWorker:
         )
 
     def _decode(self, scene: Scene, slots: tuple[int, ...]) -> Facts:
-        """Latent slots -> pixel slots, with the tuned weights where the stage was fitted."""
-        device, latent = self._models.device, self._models.latent
-        params = None
-        if scene.plan.method.decoder_optimization:
-            params = self._tuned_weights(scene)
+        """Latent slots -> pixel slots, with the weights that were tuned to the stage."""
+        params = self._tuned_weights(scene)
         for slot in slots:
-            z = torch.from_numpy(scene.canvas.latent(scene.stage, slot))[None].to(device)
-            with torch.no_grad():
-                pixels = latent.decode(z, params)[0].clamp(0, 1).cpu().numpy()
-            _require_finite(pixels, scene, "decoder")
-            scene.canvas.write_segment(scene.stage, slot, pixels)
+            z = torch.from_numpy(scene.canvas.latent(scene.stage, slot))[None]
+            self._decode_slot(scene, slot, z.to(self._models.device), params)
         return {}
+
+    def _decode_slot(self, scene: Scene, slot: int, z: torch.Tensor, params: Params | None) -> None:
+        with torch.no_grad():
+            pixels = self._models.latent.decode(z, params)[0].clamp(0, 1).cpu().numpy()
+        _require_finite(pixels, scene, "decoder")
+        scene.canvas.write_segment(scene.stage, slot, pixels)
 
     def _tuned_weights(self, scene: Scene) -> Params:
         """The stage's tuned decoder; the last one used is kept."""
-        if scene.tuned_path not in self._tuned:
-            stored = load_file(scene.tuned_path)
-            self._tuned = {
-                scene.tuned_path: {k: v.to(self._models.device) for k, v in stored.items()}
-            }
-        return self._tuned[scene.tuned_path]
+        attempt = scene.versions[f"{scene.stage.index}-fit"].of(0)
+        name = tuned_name(scene.stage, attempt)
+        place = f"{scene.work.url}/{name}"
+        if place not in self._tuned:
+            stored = load_tensors(scene.work.read(name))
+            self._tuned = {place: {k: v.to(self._models.device) for k, v in stored.items()}}
+        return self._tuned[place]
+
+    def _compose(self, scene: Scene, numbers: tuple[int, ...]) -> Facts:
+        """Segments -> chunks of the composed stage."""
+        stage, canvas = scene.stage, scene.canvas
+        slot_of = {index: slot for slot, index in enumerate(stage.segments)}
+        for number in numbers:
+            row, column, box = stage.grid.chunk(number)
+            slots = [slot_of[index] for index in stage.grid.meeting(box) if index in slot_of]
+            pixels = compose_chunk(
+                stage.grid,
+                ((stage.segments[slot], canvas.segment(stage, slot)) for slot in slots),
+                partial(stage_view, canvas.source, stage, box),
+                box,
+                kind=scene.plan.method.compose,
+            )
+            canvas.write_composed(stage, row, column, pixels)
+        return {}
 
     # -- parts of tasks ----------------------------------------------------------------------------
 
@@ -276,10 +353,16 @@ class TaskWorker:
             for b in range(len(boxes))
         ]
         cells = np.stack([latent_mask(m, scene.plan.family.vae_factor) for m in masks])[:, None]
+        denoise = latent.denoiser(
+            latent.text(spec.prompt, spec.negative_prompt), guidance=self._guidance(scene)
+        )
+
+        def denoiser(z: torch.Tensor, t: int) -> torch.Tensor:
+            scene.beat()
+            return denoise(z, t)
+
         z = blended_diffusion(
-            latent.denoiser(
-                latent.text(spec.prompt, spec.negative_prompt), guidance=self._guidance(scene)
-            ),
+            denoiser,
             z0,
             torch.from_numpy(cells).to(device) if method.blend else None,
             schedule(latent.alphas_cumprod, stage.steps, num_calls=stage.num_calls),
@@ -332,37 +415,33 @@ class TaskWorker:
 
 
 class Checkpoint:
-    """An unfinished fit on disk, beside where its result will be."""
+    """An unfinished fit, beside where its result will be; any attempt may go on from it."""
 
-    def __init__(self, tuned: Path) -> None:
-        self._path = tuned.with_suffix(".checkpoint")
+    def __init__(self, scene: Scene) -> None:
+        self._files, self._name = scene.work, f"tuned-{scene.stage.index}.checkpoint"
+        self._beat = scene.beat
 
-    def keep(self, fit: DecoderFit) -> Callable[[int], None]:
-        """Called after each turn: saves the fit when it was last saved long ago."""
+    def keep(self, fit: DecoderFit, saves: bool) -> Callable[[int], None]:
+        """Called after each turn: saves the fit, if it is to, when it was last saved long ago."""
         saved = time.monotonic()
 
         def on_turn(_: int) -> None:
             nonlocal saved
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                _save(fit.state(), self._path)
+            self._beat()
+            if saves and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                state = {k: v.cpu().contiguous() for k, v in fit.state().items()}
+                self._files.write(self._name, save(state))
                 saved = time.monotonic()
 
         return on_turn
 
     def restore(self, fit: DecoderFit) -> None:
         """Take up what is there."""
-        if self._path.exists():
-            fit.restore(load_file(self._path))
+        with suppress(FileNotFoundError):
+            fit.restore(load_tensors(self._files.read(self._name)))
 
     def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
-
-
-def _save(tensors: Params, path: Path) -> None:
-    """All of it or nothing, whoever else writes the same."""
-    partial_file = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial_file)
-    partial_file.replace(path)
+        self._files.remove(self._name)
 
 
 def make_deterministic() -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -487,7 +487,14 @@ def losses(picture: Picture, suffix: str) -> list[str]:
     return [f"{name} can't be kept in {kind}" for name in [*lost, *picture.unkept]]
 
 
-def write_edited(picture: Picture, patch: Samples, box: Box, target: Path) -> None:
+def write_edited(
+    picture: Picture,
+    patch: Samples,
+    box: Box,
+    target: Path,
+    *,
+    before: Callable[[], None] = lambda: None,
+) -> None:
     """The picture with ``patch`` in the place of ``box``, streamed into a new file at ``target``.
 
     ``patch`` is (3, h, w) in the picture's dtype, ``box`` a window of the upright picture of that
@@ -496,7 +503,8 @@ def write_edited(picture: Picture, patch: Samples, box: Box, target: Path) -> No
     are the source's; ``losses`` names the exceptions. WebP has no grey and gets three equal
     colours. A WebP is held in memory whole, PNG and TIFF as a few rows.
 
-    The file appears under its name complete or not at all. Raises ImageError for a target that
+    The file appears under its name complete or not at all; ``before`` is called right before, and
+    what it raises leaves everything as it was. Raises ImageError for a target that
     can't be exact or a damaged source, RunError where the target can't be written.
     """
     check_target(picture, target)
@@ -513,6 +521,7 @@ def write_edited(picture: Picture, patch: Samples, box: Box, target: Path) -> No
         except pyvips.Error as error:
             picture.check()  # the source's fault is an ImageError
             raise RunError(f"{target}: can't be written ({_reason(error)})") from error
+        before()
 
 
 def _inserted(picture: Picture, patch: Samples, box: Box) -> Any:

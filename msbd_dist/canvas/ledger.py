@@ -1,52 +1,31 @@
-"""Done-markers of one edit: small JSON files, each written last and atomically.
+"""Done-markers of one edit: small JSON files, each created last, by the first who comes.
 
 A marker exists if and only if its task's results are stored: whoever commits has already written
-them. What is pending is what is planned minus what is here.
+and read them again. What is pending is what is planned minus what is here. A task that was run
+twice has one marker, and the attempt that is named in it is the one whose results are read.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
+from msbd_dist.canvas.files import Files
+
 Facts = dict[str, Any]
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Put a text file in place so that a reader sees all of it or none, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 class Ledger:
     """The finished tasks of one edit, with the facts that each reported."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, files: Files) -> None:
+        self._files = files
         self._facts: dict[str, Facts] = {}
-        if folder.is_dir():
-            for path in folder.glob("[!.]*.json"):
-                with contextlib.suppress(ValueError):  # damaged: not done
-                    self._facts[path.stem] = json.loads(path.read_text())
+        for name in files.names():
+            try:
+                self._facts[name.removesuffix(".json")] = _facts(files.read(name))
+            except ValueError:  # damaged: not done
+                files.remove(name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._facts
@@ -55,7 +34,30 @@ class Ledger:
         """The facts of a finished task; KeyError where it is not finished."""
         return self._facts[name]
 
-    def commit(self, name: str, facts: Facts) -> None:
-        """Declare a task done. Its results must already be stored."""
-        write_atomic(self.folder / f"{name}.json", json.dumps(facts, indent=1))
+    def get(self, name: str) -> Facts | None:
+        """The facts of a task, or None where it is not finished."""
+        return self._facts.get(name)
+
+    def commit(self, name: str, facts: Facts) -> Facts:
+        """Declare a task done whose results are stored; returns the facts of who was first."""
+        return self.learn(name, self.mark(self._files, name, facts))
+
+    def learn(self, name: str, facts: Facts) -> Facts:
+        """Take in a marker that somebody else has made."""
         self._facts[name] = facts
+        return facts
+
+    @staticmethod
+    def mark(files: Files, name: str, facts: Facts) -> Facts:
+        """`commit` for those who don't keep a ledger."""
+        marker = f"{name}.json"
+        if files.create(marker, json.dumps(facts, indent=1).encode()):
+            return facts
+        return _facts(files.read(marker))
+
+
+def _facts(marker: bytes) -> Facts:
+    facts = json.loads(marker)
+    if not isinstance(facts, dict):
+        raise ValueError("a marker holds a mapping")
+    return facts

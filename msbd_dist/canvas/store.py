@@ -1,73 +1,80 @@
-"""The stored pixels of one edit: a zarr group with one writer per chunk.
+"""The stored pixels of one edit: a zarr group with one writer per chunk and attempt.
 
-    source            (3, h, w)     the picture's own integers, the part that the plan reads
-    mask              (h, w)        0 or 1, the same part
-    candidates        (B, 3, n, n)  first stage: every sample's picture
-    <stage>/latents   (slots, C, h, w) float32   what diffusion produced, one chunk per slot
-    <stage>/segments  (slots, 3, H, W)           the decoded segments, one chunk per slot
-    <stage>/canvas    (3, H, W)                  the composed stage, one chunk per stride
+    source/<attempt>            (3, h, w)         the picture's own integers, what the plan reads
+    mask/<attempt>              (h, w)            0 or 1, the same part
+    candidates/<attempt>        (B, 3, n, n)      first stage: every sample's picture
+    <stage>/latents/<attempt>   (slots, C, h, w)  float32, what diffusion produced, a chunk per slot
+    <stage>/segments/<attempt>  (slots, 3, H, W)  the decoded segments, a chunk per slot
+    <stage>/canvas/<attempt>    (3, H, W)         the composed stage, a chunk per stride
 
 Pictures at rest are uint16 fixed point of [0, 1] except the source. Only chunks that a planned
 segment meets are ever written, so a canvas costs what is edited. A write that is not exactly one
 chunk is refused: two writers of one chunk would lose updates.
+
+Each attempt at a task writes to arrays of its own, and readers are told which attempts count
+(`Versions`): whoever was given up and writes all the same, minutes later, changes nothing.
 """
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.errors import ContainsArrayError
 
+from msbd_dist.canvas.files import Files
 from msbd_dist.canvas.images import from_float, to_float
 from msbd_dist.core.compose import Bools, Floats, read_reflected
-from msbd_dist.core.geometry import Box, Size
+from msbd_dist.core.geometry import Box
 from msbd_dist.core.plan import Plan, Stage
+from msbd_dist.errors import StoreError
 
 REST = np.dtype(np.uint16)
 
 
+@dataclass(frozen=True)
+class Version:
+    """The attempts whose results count in one wave: of each slot, named by the slot."""
+
+    usual: str
+    others: Mapping[int, str] = field(default_factory=dict)
+
+    def of(self, slot: int) -> str:
+        return self.others.get(slot, self.usual)
+
+
+Versions = Mapping[str, Version]
+"""By wave: ``ingest``, or ``<stage>-<kind>`` as in the names of tasks."""
+
+
+def canvas_group(work: Files) -> zarr.Group:
+    """The arrays of an edit's canvas, made where there are none."""
+    return zarr.open_group(work.zarr("canvas.zarr"), mode="a")
+
+
 class Canvas:
-    """Open an edit's canvas with `create` (the driver, once) or the constructor (workers)."""
+    """An edit's pixels, as ``versions`` has them; what is written is ``attempt``'s."""
 
-    def __init__(self, path: Path, plan: Plan) -> None:
-        self.path = path
+    def __init__(
+        self,
+        group: zarr.Group,
+        plan: Plan,
+        dtype: np.dtype[Any],
+        versions: Versions,
+        *,
+        attempt: str | None = None,
+    ) -> None:
         self.plan = plan
-        self._group = zarr.open_group(path, mode="r+")
+        self.digests: dict[str, str] = {}  # of what was written here, by array and chunk
+        self._dtype, self._versions, self._attempt = dtype, versions, attempt
+        self._group = group
         self._arrays: dict[str, zarr.Array[Any]] = {}
-
-    @classmethod
-    def create(cls, path: Path, plan: Plan, dtype: np.dtype[Any]) -> Canvas:
-        """A canvas with all its arrays and no pixels; replaces one that was left half made."""
-        shutil.rmtree(path, ignore_errors=True)
-        group = zarr.create_group(path)
-        family, method = plan.family, plan.method
-        box, stride = plan.source_box, family.stride
-        tile = (min(stride, box.height), min(stride, box.width))
-        native = (family.native, family.native)
-        _array(group, "source", (3, *box.size.shape), (3, *tile), dtype)
-        _array(group, "mask", box.size.shape, tile, np.dtype(np.uint8))
-        _array(group, "candidates", (method.samples, 3, *native), (1, 3, *native), REST)
-        for stage in plan.stages:
-            slots, segment, step = len(stage.segments), stage.grid.segment, stage.grid.stride
-            cells = Size(segment.height // family.vae_factor, segment.width // family.vae_factor)
-            latent = (family.latent_channels, *cells.shape)
-            name = str(stage.index)
-            _array(group, f"{name}/latents", (slots, *latent), (1, *latent), np.dtype(np.float32))
-            picture = (3, *segment.shape)
-            _array(group, f"{name}/segments", (slots, *picture), (1, *picture), REST)
-            chunk = (min(step.height, stage.size.height), min(step.width, stage.size.width))
-            _array(group, f"{name}/canvas", (3, *stage.size.shape), (3, *chunk), REST)
-        return cls(path, plan)
-
-    def array(self, name: str) -> zarr.Array[Any]:
-        if name not in self._arrays:
-            self._arrays[name] = cast("zarr.Array[Any]", self._group[name])
-        return self._arrays[name]
 
     # -- the picture and its mask, in image pixels -------------------------------------------------
 
@@ -76,14 +83,18 @@ class Canvas:
 
         The driver is the only writer, band after band.
         """
-        ys, xs = rows.relative_to(self.plan.source_box).slices
-        self.array("source")[:, ys, xs] = pixels
-        self.array("mask")[ys, xs] = mask.astype(np.uint8)
+        box = self.plan.source_box
+        stride = self.plan.family.stride
+        tile = (min(stride, box.height), min(stride, box.width))
+        ys, xs = rows.relative_to(box).slices
+        source = self._own("source", (3, *box.size.shape), (3, *tile), self._dtype)
+        source[:, ys, xs] = pixels
+        self._own("mask", box.size.shape, tile, np.dtype(np.uint8))[ys, xs] = mask.astype(np.uint8)
 
     def source_integers(self, box: Box) -> npt.NDArray[Any]:
         """The picture's own samples in a box inside the stored part: (3, h, w)."""
         ys, xs = box.relative_to(self.plan.source_box).slices
-        return np.asarray(self.array("source")[:, ys, xs])
+        return np.asarray(self._read("source", "ingest")[:, ys, xs])
 
     def source(self, box: Box) -> Floats:
         """The picture in a box, reflected beyond the image's edge: (3, h, w) in [0, 1]."""
@@ -95,68 +106,106 @@ class Canvas:
 
         def read(inside: Box) -> npt.NDArray[Any]:
             ys, xs = inside.relative_to(self.plan.source_box).slices
-            return np.asarray(self.array("mask")[ys, xs])
+            return np.asarray(self._read("mask", "ingest")[ys, xs])
 
         return np.asarray(read_reflected(read, box, Box.of(self.plan.image)), bool)
 
     # -- slots: each written once, by the worker that ran its task ---------------------------------
 
     def write_latent(self, stage: Stage, slot: int, z: Floats) -> None:
-        self._write_chunk(f"{stage.index}/latents", (slot, 0, 0, 0), z[None])
+        shape = (len(stage.segments), *z.shape)
+        array = self._own(f"{stage.index}/latents", shape, (1, *z.shape), np.dtype(np.float32))
+        self._write_chunk(array, (slot, 0, 0, 0), z[None])
 
     def latent(self, stage: Stage, slot: int) -> Floats:
         """(C, h, w) float32."""
-        return np.asarray(self.array(f"{stage.index}/latents")[slot])
+        array = self._read(f"{stage.index}/latents", f"{stage.index}-denoise", slot)
+        return np.asarray(array[slot])
 
     def write_segment(self, stage: Stage, slot: int, pixels: Floats) -> None:
         """Store one decoded segment: (3, H, W), clipped to [0, 1]."""
-        self._write_chunk(
-            f"{stage.index}/segments", (slot, 0, 0, 0), from_float(pixels, REST)[None]
-        )
+        picture = (3, *stage.grid.segment.shape)
+        shape = (len(stage.segments), *picture)
+        array = self._own(f"{stage.index}/segments", shape, (1, *picture), REST)
+        self._write_chunk(array, (slot, 0, 0, 0), from_float(pixels, REST)[None])
 
     def segment(self, stage: Stage, slot: int) -> Floats:
-        return to_float(np.asarray(self.array(f"{stage.index}/segments")[slot]))
+        kind = self.plan.kinds(stage)[-2]  # the last before it is composed
+        array = self._read(f"{stage.index}/segments", f"{stage.index}-{kind}", slot)
+        return to_float(np.asarray(array[slot]))
 
     def write_candidate(self, sample: int, pixels: Floats) -> None:
-        self._write_chunk("candidates", (sample, 0, 0, 0), from_float(pixels, REST)[None])
+        shape = (self.plan.method.samples, *pixels.shape)
+        array = self._own("candidates", shape, (1, *pixels.shape), REST)
+        self._write_chunk(array, (sample, 0, 0, 0), from_float(pixels, REST)[None])
 
     def candidate(self, sample: int) -> Floats:
-        return to_float(np.asarray(self.array("candidates")[sample]))
+        return to_float(np.asarray(self._read("candidates", "0-denoise", 0)[sample]))
 
     # -- composed stages: each chunk a pure function of at most four slots -------------------------
 
     def write_composed(self, stage: Stage, row: int, column: int, pixels: Floats) -> None:
-        self._write_chunk(f"{stage.index}/canvas", (0, row, column), from_float(pixels, REST))
+        step = stage.grid.stride
+        chunk = (3, min(step.height, stage.size.height), min(step.width, stage.size.width))
+        array = self._own(f"{stage.index}/canvas", (3, *stage.size.shape), chunk, REST)
+        self._write_chunk(array, (0, row, column), from_float(pixels, REST))
 
     def composed(self, stage: Stage, box: Box) -> Floats:
         """The composed stage in a box inside it: (3, h, w); 0 where no segment was planned."""
-        return to_float(np.asarray(self.array(f"{stage.index}/canvas")[(slice(None), *box.slices)]))
+        name, wave = f"{stage.index}/canvas", f"{stage.index}-compose"
+        pixels = np.asarray(self._read(name, wave)[(slice(None), *box.slices)])
+        for number in self._versions[wave].others:
+            part = stage.grid.chunk(number).box.intersection(box)
+            if part is not None:
+                other = self._read(name, wave, number)[(slice(None), *part.slices)]
+                pixels[(slice(None), *part.relative_to(box).slices)] = other
+        return to_float(pixels)
 
-    def _write_chunk(self, name: str, chunk: tuple[int, ...], data: npt.NDArray[Any]) -> None:
-        array = self.array(name)
+    # -- arrays ------------------------------------------------------------------------------------
+
+    def _read(self, name: str, wave: str, slot: int = 0) -> zarr.Array[Any]:
+        full = f"{name}/{self._versions[wave].of(slot)}"
+        if full not in self._arrays:
+            self._arrays[full] = cast("zarr.Array[Any]", self._group[full])
+        return self._arrays[full]
+
+    def _own(
+        self, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> zarr.Array[Any]:
+        """This attempt's array, made when it is first written to; others may make it as well."""
+        full = f"{name}/{self._attempt}"
+        if full not in self._arrays:
+            try:
+                self._arrays[full] = self._group.create_array(
+                    full,
+                    shape=shape,
+                    chunks=chunks,
+                    dtype=dtype,
+                    fill_value=0,
+                    compressors=ZstdCodec(level=1, checksum=True),
+                    config={"write_empty_chunks": True},
+                )
+            except ContainsArrayError:
+                self._arrays[full] = cast("zarr.Array[Any]", self._group[full])
+        return self._arrays[full]
+
+    def _write_chunk(
+        self, array: zarr.Array[Any], chunk: tuple[int, ...], data: npt.NDArray[Any]
+    ) -> None:
+        """Write a chunk, read it again, and note its digest."""
         where = tuple(
             slice(i * size, min((i + 1) * size, limit))
             for i, size, limit in zip(chunk, array.chunks, array.shape, strict=True)
         )
         wanted = tuple(s.stop - s.start for s in where)
         if data.shape != wanted:
-            raise ValueError(f"{name} chunk {chunk} is {wanted}, got {data.shape}")
+            raise ValueError(f"{array.path} chunk {chunk} is {wanted}, got {data.shape}")
         array[where] = data
+        digest = _digest(data)
+        if _digest(np.asarray(array[where])) != digest:
+            raise StoreError(f"{array.path}: what was stored is not what was written")
+        self.digests[f"{array.path} {'.'.join(map(str, chunk))}"] = digest
 
 
-def _array(
-    group: zarr.Group,
-    name: str,
-    shape: tuple[int, ...],
-    chunks: tuple[int, ...],
-    dtype: np.dtype[Any],
-) -> None:
-    group.create_array(
-        name,
-        shape=shape,
-        chunks=chunks,
-        dtype=dtype,
-        fill_value=0,
-        compressors=ZstdCodec(level=1, checksum=True),
-        config={"write_empty_chunks": True},
-    )
+def _digest(data: npt.NDArray[Any]) -> str:
+    return blake2b(np.ascontiguousarray(data).tobytes(), digest_size=8).hexdigest()

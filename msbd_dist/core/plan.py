@@ -19,9 +19,10 @@ from msbd_dist.core.spec import Family, Method
 from msbd_dist.core.tiling import Grid, batches, planned
 
 StageKind = Literal["base", "whole", "segmented"]
-TaskKind = Literal["denoise", "fit", "decode"]
+TaskKind = Literal["denoise", "fit", "decode", "compose"]
 
 SR_HALO = 16  # pixels of the previous stage that super-resolution reads around what it enlarges
+CHUNKS_TOGETHER = 16  # that one task composes
 DECODER_PASS_COST = 8.0  # one decoder forward and backward pass, in guided UNet calls
 LOWPASS_HALO = 2  # pixels of the low-passed grid read around a window: bilinear's reach
 
@@ -60,7 +61,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Task:
-    """One unit of work for one worker; the same task always writes the same bytes."""
+    """One unit of work for one worker; the same task always writes the same bytes.
+
+    ``slots`` are those of the stage's segments, or the numbers of the chunks to compose.
+    """
 
     edit: str
     stage: int
@@ -84,12 +88,26 @@ class Plan:
     stages: tuple[Stage, ...]
 
     def waves(self, edit: str, stage: Stage) -> Iterator[tuple[Task, ...]]:
-        """The waves of one stage, each of tasks that may run together; then it is composed."""
-        slots = tuple(range(len(stage.segments)))
-        groups = batches(len(slots), self.method.segment_batch)
+        """The waves of one stage, each of tasks that may run together."""
         for kind in self.kinds(stage):
-            whole = (slots,) if kind == "fit" else groups
-            yield tuple(Task(edit, stage.index, kind, group) for group in whole)
+            yield tuple(Task(edit, stage.index, kind, group) for group in self._groups(stage, kind))
+
+    def _groups(self, stage: Stage, kind: TaskKind) -> list[tuple[int, ...]]:
+        if kind == "compose":
+            numbers, together = self.written_chunks(stage), CHUNKS_TOGETHER
+        else:
+            numbers = tuple(range(len(stage.segments)))
+            together = len(numbers) if kind == "fit" else self.method.segment_batch
+        return [tuple(numbers[slot] for slot in group) for group in batches(len(numbers), together)]
+
+    def written_chunks(self, stage: Stage) -> tuple[int, ...]:
+        """The chunks of the composed stage that a planned segment meets."""
+        met = set(stage.segments)
+        return tuple(
+            number
+            for number, chunk in enumerate(stage.grid.chunks())
+            if any(index in met for index in stage.grid.meeting(chunk.box))
+        )
 
     def tasks(self, edit: str) -> Iterator[Task]:
         """All tasks of the edit in order."""
@@ -98,10 +116,10 @@ class Plan:
                 yield from wave
 
     def kinds(self, stage: Stage) -> tuple[TaskKind, ...]:
-        """The waves of one stage; a stage without diffusion is neither fitted nor re-decoded."""
+        """The waves of one stage; one without diffusion is neither fitted nor re-decoded."""
         if self.diffuses(stage) and self.method.decoder_optimization:
-            return ("denoise", "fit", "decode")
-        return ("denoise",)
+            return ("denoise", "fit", "decode", "compose")
+        return ("denoise", "compose")
 
     def diffuses(self, stage: Stage) -> bool:
         return stage.kind == "base" or self.method.upscale_diffusion != "off"
@@ -146,6 +164,7 @@ class Plan:
             "denoise": self.denoiser_calls(stage) / len(stage.segments),
             "fit": float(self.method.decoder_steps) * DECODER_PASS_COST,
             "decode": DECODER_PASS_COST / 3,
+            "compose": 0.1,
         }
         return max(1.0, cells * len(task.slots) * per_slot[task.kind])
 

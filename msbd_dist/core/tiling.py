@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,14 @@ Floats = npt.NDArray[np.float32]
 def num_segments(length: int, *, stride: int, overlap: int) -> int:
     """Segments that cover ``length`` pixels: ``max(1, ceil((length - overlap) / stride))``."""
     return max(1, -(-(length - overlap) // stride))
+
+
+class Chunk(NamedTuple):
+    """A piece of a stored stage."""
+
+    row: int
+    column: int
+    box: Box
 
 
 @dataclass(frozen=True)
@@ -91,15 +100,26 @@ class Grid:
         columns = axis(box.x0, box.x1, self.stride.width, self.segment.width, self.columns)
         return (row * self.columns + column for row in rows for column in columns)
 
-    def chunks(self) -> Iterator[tuple[int, int, Box]]:
-        """The stored chunks: (row, column, box), one stride each, clipped to the content."""
-        step = self.stride
-        for row in range(-(-self.content.height // step.height)):
-            for column in range(-(-self.content.width // step.width)):
-                y0, x0 = row * step.height, column * step.width
-                y1 = min(y0 + step.height, self.content.height)
-                x1 = min(x0 + step.width, self.content.width)
-                yield row, column, Box(y0, x0, y1, x1)
+    @property
+    def num_chunks(self) -> int:
+        """How many stored chunks the content has, each of one stride."""
+        return -(-self.content.height // self.stride.height) * self._chunk_columns
+
+    def chunk(self, number: int) -> Chunk:
+        """A stored chunk, row by row, clipped to the content."""
+        row, column = divmod(number, self._chunk_columns)
+        y0, x0 = row * self.stride.height, column * self.stride.width
+        y1 = min(y0 + self.stride.height, self.content.height)
+        x1 = min(x0 + self.stride.width, self.content.width)
+        return Chunk(row, column, Box(y0, x0, y1, x1))
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All stored chunks in order."""
+        return map(self.chunk, range(self.num_chunks))
+
+    @property
+    def _chunk_columns(self) -> int:
+        return -(-self.content.width // self.stride.width)
 
     def weights(self, index: int) -> Floats:
         """The weight of each pixel of a segment's window: (height, width), float32 in (0, 1]."""

@@ -1,30 +1,42 @@
-"""Running tasks on workers: what an executor is, when a failure is retried, and the serial one.
+"""Running tasks on workers: what an executor is, what a failure means, and the serial executor.
 
 An executor knows tasks and workers, not images: a task is any picklable value, a worker any object
-with ``run(task) -> facts``. `SerialExecutor` is the oracle: every other executor must produce the
-same bytes.
+with ``run(task, ...) -> facts``. `SerialExecutor` is the oracle: every other executor must produce
+the same bytes.
 """
 
 from __future__ import annotations
 
+import errno
+import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
-from msbd_dist.errors import MsbdError
+from msbd_dist.errors import MsbdError, RunError, WorkerError
 
 Facts = dict[str, Any]
+Beat = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a task. No two of a run's have the same name, whoever drives it."""
+
+    name: str
+    parts: int = 1  # pieces to do the task in, one after another, where memory is short
 
 
 class Worker(Protocol):
     """What an executor needs of a worker; one is made in each worker process."""
 
-    def run(self, task: Any, team: Any = None) -> Facts:
-        """Run a task; ``team``: those who share it, with a place in it for this worker
-        (`dist.collective.Gang`), None where nobody does."""
+    def run(self, task: Any, attempt: Attempt, *, beat: Beat, team: Any = None) -> Facts:
+        """Run a task. ``beat`` is called now and then, as a sign that it goes on; ``team``: those
+        who share it, with a place in it for this worker (`dist.collective.Gang`), None where nobody
+        does."""
         ...
 
 
@@ -39,7 +51,6 @@ class Outcome:
     facts: Facts | None = None
     error: Exception | None = None
     attempts: int = 1
-    seconds: float = 0.0
 
 
 class Executor(Protocol):
@@ -47,65 +58,170 @@ class Executor(Protocol):
 
     num_workers: int
 
-    def submit(self, task: Any, *, ranks: int = 1) -> None:
-        """Queue a task. Up to ``ranks`` workers may share it: as many as are idle."""
+    def submit(self, task: Any, *, ranks: int = 1, kind: str = "") -> None:
+        """Queue a task. Up to ``ranks`` workers may share it: as many as are idle. Tasks of one
+        ``kind`` are expected to take equally long."""
 
-    def wait(self) -> Outcome:
-        """The next outcome; blocks. LookupError when nothing is queued or running."""
+    def wait(self, seconds: float | None = None) -> Outcome | None:
+        """The next outcome, or None after ``seconds``; LookupError when nothing is to come."""
 
     def drop(self, unwanted: Callable[[Any], bool]) -> int:
         """Forget queued tasks that have not started; returns how many."""
 
+    @property
+    def running(self) -> int:
+        """Tasks that have started and have not ended."""
+
     def close(self) -> None:
         """Stop the workers."""
-
-
-class Verdict(Enum):
-    RETRY = "retry"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """Which failures are worth another attempt: lost workers, not wrong input or wrong results."""
-
-    max_attempts: int = 3
-
-    def decide(self, error: Exception, attempts: int) -> Verdict:
-        if isinstance(error, WorkerLost) and attempts < self.max_attempts:
-            return Verdict.RETRY
-        return Verdict.FAIL
 
 
 class WorkerLost(MsbdError):
     """A worker process died while it held the task."""
 
 
+class MemoryShort(WorkerLost):
+    """A worker was killed because its host ran out of memory."""
+
+
+class NodeLost(WorkerLost):
+    """A worker's node left with all that ran on it; no task is to blame."""
+
+
+class Failure(Enum):
+    """What an error says about the next try."""
+
+    TRANSIENT = "transient"  # the same may work in a moment
+    RESOURCE = "resource"  # the same in smaller pieces may work
+    PERMANENT = "permanent"  # it will fail again
+
+
+_OF_THE_RUN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def classify(error: Exception) -> Failure:
+    """Lost workers and a store's hiccups are worth another try; wrong input and results are not."""
+    if isinstance(error, (MemoryError, MemoryShort)) or _is_cuda_memory(error):
+        return Failure.RESOURCE
+    if isinstance(error, WorkerLost):
+        return Failure.TRANSIENT
+    if isinstance(error, OSError) and error.errno not in _OF_THE_RUN:
+        return Failure.TRANSIENT
+    return Failure.PERMANENT
+
+
+def _is_cuda_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError"  # torch's; torch need not be loaded here
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How often and how soon a task is tried again."""
+
+    deaths: int = 3  # of workers in one task: then it is taken for what kills them
+    tries: int = 6  # at a store's hiccups
+    pieces: int = 64  # at most, that a task is cut into
+    first: float = 0.5  # seconds of the first pause; each is twice as long as the one before
+    longest: float = 30.0
+    seed: int | None = None  # of the pauses' jitter
+
+    def pause(self, tries: int, rng: random.Random) -> float:
+        """Seconds before the next try, between half and all of what is due."""
+        return min(self.longest, self.first * 2.0 ** (tries - 1)) * rng.uniform(0.5, 1)
+
+
+@dataclass
+class History:
+    """What has become of a task so far, and what the next try is to be."""
+
+    epoch: int
+    policy: RetryPolicy
+    started: int = 0
+    deaths: int = 0
+    hiccups: int = 0
+    parts: int = 1
+    due: float = field(default=0.0)  # by the monotonic clock
+
+    def next(self) -> Attempt:
+        attempt = Attempt(f"{self.epoch}.{self.started}", self.parts)
+        self.started += 1
+        return attempt
+
+    def forgives(self, error: Exception, rng: random.Random) -> Exception | None:
+        """None where it is to be tried again, from ``due`` on; else the error that ends it."""
+        failure = classify(error)
+        if failure is Failure.PERMANENT:
+            return _of_the_run(error)
+        if failure is Failure.RESOURCE:
+            self.parts *= 2
+            if self.parts > self.policy.pieces:
+                return _out_of_memory(error)
+        elif isinstance(error, NodeLost):
+            pass
+        elif isinstance(error, WorkerLost):
+            self.deaths += 1
+            if self.deaths >= self.policy.deaths:
+                return WorkerError(
+                    f"it killed its worker {self.deaths} times ({error}) and is set aside; look "
+                    "for out-of-memory kills on the workers' hosts"
+                )
+        else:
+            self.hiccups += 1
+            if self.hiccups >= self.policy.tries:
+                return error
+        self.due = time.monotonic() + self.policy.pause(max(self.hiccups, self.deaths, 1), rng)
+        return None
+
+
+def _of_the_run(error: Exception) -> Exception:
+    """A full disk is nobody's fault: it ends the run, not the edit."""
+    if isinstance(error, OSError):
+        return RunError(
+            f"{error.filename or 'the run directory'}: can't be written ({error.strerror}); "
+            "make room and run the same command again"
+        )
+    return error
+
+
+def _out_of_memory(error: Exception) -> WorkerError:
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return WorkerError(f"out of memory even in the smallest pieces ({line}); use a larger worker")
+
+
 class SerialExecutor:
     """One worker in this process, tasks in the order they were submitted."""
 
     num_workers = 1
+    running = 0
 
-    def __init__(self, make_worker: MakeWorker) -> None:
-        self._make_worker = make_worker
+    def __init__(
+        self, make_worker: MakeWorker, *, epoch: int = 1, retry: RetryPolicy | None = None
+    ) -> None:
+        self._make_worker, self._epoch = make_worker, epoch
+        self._retry = retry or RetryPolicy()
+        self._rng = random.Random(self._retry.seed)
         self._worker: Worker | None = None
         self._queue: deque[Any] = deque()
 
-    def submit(self, task: Any, *, ranks: int = 1) -> None:
+    def submit(self, task: Any, *, ranks: int = 1, kind: str = "") -> None:
         self._queue.append(task)
 
-    def wait(self) -> Outcome:
+    def wait(self, seconds: float | None = None) -> Outcome | None:
         if not self._queue:
             raise LookupError("nothing to wait for")
-        task = self._queue.popleft()
-        started = time.perf_counter()
-        try:
-            if self._worker is None:
-                self._worker = self._make_worker()
-            facts = self._worker.run(task)
-        except Exception as error:  # an outcome like any other: the caller decides
-            return Outcome(task, error=error, seconds=time.perf_counter() - started)
-        return Outcome(task, facts=facts, seconds=time.perf_counter() - started)
+        task, history = self._queue.popleft(), History(self._epoch, self._retry)
+        while True:
+            time.sleep(max(0.0, history.due - time.monotonic()))
+            try:
+                if self._worker is None:
+                    self._worker = self._make_worker()
+                facts = self._worker.run(task, history.next(), beat=lambda: None)
+            except Exception as error:  # an outcome like any other: the caller decides
+                final = history.forgives(error, self._rng)
+                if final is not None:
+                    return Outcome(task, error=final, attempts=history.started)
+            else:
+                return Outcome(task, facts=facts, attempts=history.started)
 
     def drop(self, unwanted: Callable[[Any], bool]) -> int:
         kept = [task for task in self._queue if not unwanted(task)]

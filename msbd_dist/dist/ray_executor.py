@@ -1,7 +1,9 @@
 """Workers as Ray actors. The only file that imports ray.
 
-One actor per worker with one task in flight; results are small facts, pixels never pass through
-Ray. A task whose worker dies is given to another one; Ray restarts the dead worker.
+Results are small facts, pixels never pass through Ray. An actor has one task at work and, while
+many wait, one more in hand, so that it need not wait for the driver. A task whose worker dies is
+given to another one, as a new attempt; Ray restarts the dead worker. Near the end, when workers are
+idle, a task that takes much longer than its like gets a twin, and whoever is first counts.
 
 A task that may be shared is given to a *gang* of idle workers, each with its place in it. When a
 member is lost or hangs, the others are told to leave, and the task is given to a new gang of who is
@@ -13,29 +15,48 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import socket
+import statistics
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any
 
 import ray
+from ray._private import state as ray_state
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from msbd_dist.dist.collective import Backend, Formation, Gang, GangBroken
-from msbd_dist.dist.executor import Facts, MakeWorker, Outcome, RetryPolicy, Verdict, WorkerLost
+from msbd_dist.dist.executor import (
+    Attempt,
+    Facts,
+    History,
+    MakeWorker,
+    MemoryShort,
+    NodeLost,
+    Outcome,
+    RetryPolicy,
+    WorkerLost,
+)
 from msbd_dist.errors import ClusterError, WorkerError
 
 log = logging.getLogger(__name__)
 
-MAX_RESTARTS = (
-    4  # of one actor; a worker that keeps dying in its constructor must not loop for ever
-)
+MAX_RESTARTS = 4  # of one actor by Ray; one that has worked is made anew after that
 MAX_CPU_WORKERS = 8  # of the default; each holds its own models
 CONTROL = "control"  # methods of this group answer while a task runs
 
@@ -47,7 +68,10 @@ class Patience:
     tick: float = 0.5  # between looks at what has not answered
     ping: float = 5.0  # between questions to a worker that is at work
     hang: float = 30.0  # for its answer: then it is killed
+    stall: float = 600.0  # of work without a sign that it goes on: then too
     grow: float = 10.0  # of a gang's age before it parts to let idle workers in
+    slow: float = 2.0  # times the usual: then a task may get a twin
+    deadline: float = 20.0  # times the usual, and more than ``stall``: then its worker is killed
 
 
 class _Actor:
@@ -57,26 +81,41 @@ class _Actor:
         self._make_worker = make_worker
         self._worker: Any = None
         self._left = 0  # gangs up to this generation are to be left
+        self._beats = 0
+        Thread(target=_end_with_parent, daemon=True).start()
 
-    def run(self, task: Any, place: Formation | None = None) -> Facts:
+    def run(self, task: Any, attempt: Attempt, place: Formation | None = None) -> Facts:
+        self._beat()
         if self._worker is None:
             self._worker = self._make_worker()
         if place is None:
-            return dict(self._worker.run(task))
+            return dict(self._worker.run(task, attempt, beat=self._beat))
         gang = Gang(
             place,
             address=_own_address(),
             stopped=lambda: self._left >= place.generation,
         )
-        return dict(self._worker.run(task, gang))
+        return dict(self._worker.run(task, attempt, beat=self._beat, team=gang))
+
+    def _beat(self) -> None:
+        self._beats += 1
 
     @ray.method(concurrency_group=CONTROL)
     def leave(self, generation: int) -> None:
         self._left = max(self._left, generation)
 
     @ray.method(concurrency_group=CONTROL)
-    def ping(self) -> int:
-        return os.getpid()
+    def ping(self) -> tuple[str, int]:
+        """The node, and a number that goes up with the work."""
+        return str(ray.get_runtime_context().get_node_id()), self._beats
+
+
+def _end_with_parent() -> None:
+    """A worker whose raylet has gone is nobody's any more: it must not go on for minutes."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _own_address() -> str:
@@ -97,41 +136,34 @@ class _Rendezvous:
         return self._host, self._store.port
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     """A task on its way to an outcome."""
 
     task: Any
     ranks: int
-    attempts: int = 0
+    kind: str
+    history: History
+    calls: int = 0  # under way: two where it has a twin
+    settled: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class _Team:
     """The workers that share a job, each with its own call."""
 
     job: _Job
     generation: int
-    members: dict[int, Any] = field(default_factory=dict)  # actor -> its call, until it returns
-    size: int = 0
+    size: int
+    members: set[int] = field(default_factory=set)  # actors whose call has not returned
     parting: bool = False
     facts: Facts | None = None  # of rank 0
     error: Exception | None = None  # what is nobody's loss
     lost: WorkerLost | None = None
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.monotonic)
 
 
-@dataclass
-class _Ping:
-    """A question to an actor. One that has never answered may still be starting."""
-
-    answer: Any  # reference
-    asked: float
-    answered: bool = False
-    known: bool = False  # whether this actor has ever answered
-
-
-@dataclass
+@dataclass(eq=False)
 class _Call:
     """A method of an actor that has not returned yet."""
 
@@ -139,7 +171,21 @@ class _Call:
     actor: int
     team: _Team | None = None
     rank: int = 0
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.monotonic)  # of the work, not of the waiting
+
+
+@dataclass(eq=False)
+class _Member:
+    """What is known of one actor."""
+
+    handle: Any
+    calls: list[_Call] = field(default_factory=list)  # the first one is at work
+    lost: float | None = None  # when to look whether it has been restarted
+    question: Any = None  # reference of the answer to the last ping
+    asked: float = 0.0
+    node: str | None = None  # None until it has answered once
+    beats: int = -1
+    beaten: float = 0.0  # when it last gave a sign that work goes on
 
 
 class RayExecutor:
@@ -156,10 +202,13 @@ class RayExecutor:
         num_workers: int | None = None,
         use_gpus: bool = True,
         address: str | None = None,
+        epoch: int = 1,
         retry: RetryPolicy | None = None,
         patience: Patience | None = None,
     ) -> None:
+        self._epoch, self._make_worker = epoch, make_worker
         self._retry, self._patience = retry or RetryPolicy(), patience or Patience()
+        self._rng = random.Random(self._retry.seed)
         self._owns_ray = connect(address, num_cpus=num_workers or 1)
         have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = have.get("GPU", 0.0) if use_gpus else 0.0
@@ -177,73 +226,134 @@ class RayExecutor:
             "max_task_retries": 0,
             "concurrency_groups": {CONTROL: 1},
         }
-        actor = ray.remote(**options)(_Actor)
-        self._actors: list[Any] = [actor.remote(make_worker) for _ in range(self.num_workers)]
+        self._actor = ray.remote(**options)(_Actor)
+        self._members = {n: _Member(self._new_actor()) for n in range(self.num_workers)}
         self._backend: Backend = "nccl" if gpus >= self.num_workers else "gloo"
         self._rendezvous: Any = None  # made for the first gang
         self._generation = 0
         self._queue: deque[_Job] = deque()
+        self._later: list[_Job] = []  # that pause before their next attempt
         self._calls: dict[Any, _Call] = {}  # by the reference of their result
-        self._idle = set(range(self.num_workers))
-        self._restarting: dict[int, float] = {}  # actors that were lost -> when to ask again
-        self._pings: dict[int, _Ping] = {}  # the last one of each actor
+        self._usual: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=101))  # seconds
+        self._looked = 0.0
+        self._draining: set[str] = set()
+        self._drain_asked = 0.0
 
-    def submit(self, task: Any, *, ranks: int = 1) -> None:
-        self._queue.append(_Job(task, min(ranks, self.num_workers)))
+    def _new_actor(self) -> Any:
+        return self._actor.remote(self._make_worker)
+
+    def submit(self, task: Any, *, ranks: int = 1, kind: str = "") -> None:
+        history = History(self._epoch, self._retry)
+        self._queue.append(_Job(task, min(ranks, self.num_workers), kind, history))
         self._dispatch()
 
-    def wait(self) -> Outcome:
+    def wait(self, seconds: float | None = None) -> Outcome | None:
+        until = None if seconds is None else time.monotonic() + seconds
         while True:
-            self._dispatch()
-            if not self._calls and not self._restarting:
-                if not self._queue:
-                    raise LookupError("nothing to wait for")
-                job = self._queue.popleft()
-                return Outcome(job.task, error=_none_left(), attempts=job.attempts)
-            ready: list[Any] = []
-            if self._calls:
-                ready, _ = ray.wait(
-                    list(self._calls), timeout=self._patience.tick, fetch_local=False
-                )
-            else:
-                time.sleep(self._patience.tick)
             self._supervise()
-            for reference in ready:
-                outcome = self._take(reference)
-                if outcome is not None:
-                    return outcome
+            self._dispatch()
+            if not self._calls and not self._queue and not self._later:
+                raise LookupError("nothing to wait for")
+            if not self._members:
+                return self._give_up()
+            pause = self._patience.tick
+            if until is not None:
+                pause = min(pause, max(until - time.monotonic(), 0.0))
+            if self._calls:
+                ready, _ = ray.wait(list(self._calls), timeout=pause, fetch_local=False)
+                for reference in ready:
+                    outcome = self._take(reference)
+                    if outcome is not None:
+                        return outcome
+            else:
+                time.sleep(pause)
+            if until is not None and time.monotonic() >= until:
+                return None
 
     def drop(self, unwanted: Callable[[Any], bool]) -> int:
-        kept = [job for job in self._queue if not unwanted(job.task)]
-        dropped = len(self._queue) - len(kept)
-        self._queue = deque(kept)
-        return dropped
+        before = len(self._queue) + len(self._later)
+        self._queue = deque(job for job in self._queue if not unwanted(job.task))
+        self._later = [job for job in self._later if not unwanted(job.task)]
+        return before - len(self._queue) - len(self._later)
+
+    @property
+    def running(self) -> int:
+        return len({id(call.job) for call in self._calls.values()})
 
     def close(self) -> None:
-        for actor in self._actors + ([self._rendezvous] if self._rendezvous else []):
-            ray.kill(actor)
+        for member in self._members.values():
+            ray.kill(member.handle)
+        if self._rendezvous:
+            ray.kill(self._rendezvous)
         if self._owns_ray:
             ray.shutdown()
 
     # -- giving out --------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        while self._queue and self._idle:
-            job = self._queue.popleft()
-            job.attempts += 1
-            if job.ranks > 1:
-                self._form(job)
+        now = time.monotonic()
+        for job in [job for job in self._later if job.history.due <= now]:
+            self._later.remove(job)
+            self._queue.appendleft(job)
+        while self._queue:
+            idle = self._idle()
+            job = self._queue[0]
+            if idle and job.ranks > 1 and len(idle) > 1:
+                self._form(self._queue.popleft(), idle)
+            elif idle:
+                self._call(_Call(self._queue.popleft(), idle[0]), None)
             else:
-                self._call(_Call(job, min(self._idle)), None)
-        if not self._queue and self._idle:
-            self._let_in()
+                break
+        if self._queue:
+            self._hand_ahead()
+        else:
+            self._employ_idle(now)
 
-    def _form(self, job: _Job) -> None:
+    def _idle(self) -> list[int]:
+        """Workers with nothing to do; those on nodes that are about to leave only if all are."""
+        free = [n for n, m in self._members.items() if not m.calls and m.lost is None]
+        staying = [n for n in free if self._members[n].node not in self._draining]
+        everyone = all(m.node in self._draining for m in self._members.values())
+        return free if everyone else staying
+
+    def _hand_ahead(self) -> None:
+        """One more task for workers that are at one, while more wait than there are workers."""
+        for number, member in self._members.items():
+            if len(self._queue) <= self.num_workers or self._queue[0].ranks > 1:
+                return
+            busy = len(member.calls) == 1 and member.calls[0].team is None
+            if busy and member.lost is None and member.node and member.node not in self._draining:
+                self._call(_Call(self._queue.popleft(), number), None)
+
+    def _employ_idle(self, now: float) -> None:
+        """Nothing waits: let idle workers into a gang, or give a slow task a twin."""
+        idle = self._idle()
+        if not idle:
+            return
+        for call in list(self._calls.values()):
+            team, age = call.team, now - call.started
+            if team is not None:
+                if team.size < team.job.ranks and now - team.started > self._patience.grow:
+                    self._part(team)
+                    return
+            elif call is self._members[call.actor].calls[0] and call.job.calls == 1:
+                usual = self._usual_seconds(call.job.kind)
+                if usual is not None and age > self._patience.slow * usual + self._patience.tick:
+                    self._call(_Call(call.job, idle[0]), None)
+                    return
+
+    def _usual_seconds(self, kind: str) -> float | None:
+        """The median of what tasks of this kind took; None as long as there are few."""
+        seconds = self._usual[kind]
+        return statistics.median(seconds) if len(seconds) >= 5 else None
+
+    def _form(self, job: _Job, idle: list[int]) -> None:
         """Give a job to as many idle workers as may share it."""
-        actors = sorted(self._idle)[: job.ranks]
+        actors = idle[: job.ranks]
         host, port = self._store_address()
         self._generation += 1
-        team = _Team(job, self._generation, size=len(actors))
+        team = _Team(job, self._generation, len(actors), set(actors))
+        attempt = job.history.next()
         for rank, actor in enumerate(actors):
             place = Formation(
                 host=host,
@@ -253,22 +363,16 @@ class RayExecutor:
                 size=len(actors),
                 backend=self._backend,
             )
-            team.members[actor] = self._call(_Call(job, actor, team, rank), place)
+            self._call(_Call(job, actor, team, rank), place, attempt)
 
-    def _call(self, call: _Call, place: Formation | None) -> Any:
-        self._idle.discard(call.actor)
-        reference = self._actors[call.actor].run.remote(call.job.task, place)
+    def _call(self, call: _Call, place: Formation | None, attempt: Attempt | None = None) -> None:
+        member = self._members[call.actor]
+        attempt = attempt or call.job.history.next()
+        reference = member.handle.run.remote(call.job.task, attempt, place)
         self._calls[reference] = call
-        return reference
-
-    def _let_in(self) -> None:
-        """Let the oldest gang part that has room for workers which have nothing else to do."""
-        now = time.perf_counter()
-        for call in self._calls.values():
-            team = call.team
-            if team and team.size < team.job.ranks and now - team.started > self._patience.grow:
-                self._part(team)
-                return
+        call.job.calls += 1
+        member.calls.append(call)
+        member.beaten = time.monotonic()
 
     def _store_address(self) -> tuple[str, int]:
         if self._rendezvous is None:
@@ -286,25 +390,33 @@ class RayExecutor:
     def _take(self, reference: Any) -> Outcome | None:
         """What a call that has returned means for its job: its outcome, or None for not yet."""
         call = self._calls.pop(reference)
+        member = self._members.get(call.actor)
+        was_at_work = member is None or member.calls[0] is call
         facts, error = None, None
         try:
             facts = ray.get(reference)
         except Exception as raised:
-            error = _as_ours(raised)
-        if isinstance(error, WorkerLost):
-            self._restarting[call.actor] = time.perf_counter()
-            self._pings.pop(call.actor, None)
-        else:
-            self._idle.add(call.actor)
+            error = self._as_ours(raised, member)
+        call.job.calls -= 1
+        if member is not None:
+            member.calls.remove(call)
+            if member.calls:
+                member.calls[0].started = member.beaten = time.monotonic()
+            if isinstance(error, WorkerLost):
+                member.lost, member.question = time.monotonic(), None
+        if facts is not None and call.team is None:
+            self._usual[call.job.kind].append(time.monotonic() - call.started)
+        if isinstance(error, WorkerLost) and not was_at_work:
+            error = NodeLost(str(error))  # it had not begun: nothing to charge it with
         if call.team is not None:
             return self._take_member(call, call.team, facts, error)
-        return self._settle(call.job, facts, error, call.started)
+        return self._settle(call.job, facts, error)
 
     def _take_member(
         self, call: _Call, team: _Team, facts: Facts | None, error: Exception | None
     ) -> Outcome | None:
         """A gang's job is settled when its last member has returned."""
-        del team.members[call.actor]
+        team.members.discard(call.actor)
         if isinstance(error, WorkerLost):
             team.lost = error
         elif error is not None and not isinstance(error, GangBroken):
@@ -316,76 +428,141 @@ class RayExecutor:
         if team.members:
             return None
         if team.facts is None and team.error is None and team.lost is None:  # told to part
-            team.job.attempts -= 1
             self._queue.appendleft(team.job)
             return None
-        return self._settle(team.job, team.facts, team.error or team.lost, team.started)
+        return self._settle(team.job, team.facts, team.error or team.lost)
 
-    def _settle(
-        self, job: _Job, facts: Facts | None, error: Exception | None, started: float
-    ) -> Outcome | None:
-        if facts is not None:
-            seconds = time.perf_counter() - started
-            return Outcome(job.task, facts=facts, attempts=job.attempts, seconds=seconds)
-        assert error is not None
-        if self._retry.decide(error, job.attempts) is Verdict.RETRY:
-            log.warning("a worker was lost; its task is given out again")
-            self._queue.appendleft(job)
+    def _settle(self, job: _Job, facts: Facts | None, error: Exception | None) -> Outcome | None:
+        if job.settled:  # its twin was first
             return None
-        return Outcome(job.task, error=_final(error, job.attempts), attempts=job.attempts)
+        tries = job.history.started
+        if facts is not None:
+            job.settled = True
+            return Outcome(job.task, facts=facts, attempts=tries)
+        assert error is not None
+        final = job.history.forgives(error, self._rng)
+        if final is not None:
+            job.settled = True
+            return Outcome(job.task, error=final, attempts=tries)
+        if job.calls == 0:  # no twin is at it
+            log.warning("a task is tried again: %s", error)
+            self._later.append(job)
+        return None
+
+    def _give_up(self) -> Outcome:
+        job = (self._queue or self._later)[0]
+        self.drop(lambda task: task is job.task)
+        return Outcome(job.task, error=_none_left(), attempts=job.history.started)
+
+    def _as_ours(self, raised: Exception, member: _Member | None) -> Exception:
+        """The error that the worker raised, or `WorkerLost` where there is no worker any more."""
+        if isinstance(raised, RayTaskError):
+            return raised.cause if isinstance(raised.cause, Exception) else raised
+        if not isinstance(raised, (RayActorError, ActorUnavailableError, OutOfMemoryError)):
+            return raised
+        lines = str(raised).strip().splitlines()
+        born_dead = "creation task" in lines[0]  # then the last line has the reason
+        line = lines[-1] if born_dead else lines[0]
+        if isinstance(raised, OutOfMemoryError) or "low on memory" in str(raised):
+            return MemoryShort(line)
+        if getattr(raised, "preempted", False) or self._node_left(member):
+            return NodeLost(line)
+        return WorkerLost(line)
+
+    def _node_left(self, member: _Member | None) -> bool:
+        if member is None or member.node is None:
+            return False
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+        return member.node not in alive
 
     # -- watching ----------------------------------------------------------------------------------
 
     def _supervise(self) -> None:
         """Kill who does not answer, and see who is back."""
-        now = time.perf_counter()
-        for call in list(self._calls.values()):
-            self._look_after(call.actor, now)
-        for actor, due in list(self._restarting.items()):
-            if now >= due:
-                self._look_for(actor, now)
+        now = time.monotonic()
+        if now - self._looked < self._patience.tick:
+            return
+        self._looked = now
+        self._see_draining(now)
+        for number, member in list(self._members.items()):
+            if member.lost is not None:
+                if now >= member.lost:
+                    self._look_for(number, member, now)
+            elif member.calls:
+                self._look_after(number, member, now)
 
-    def _look_after(self, actor: int, now: float) -> None:
+    def _look_after(self, number: int, member: _Member, now: float) -> None:
         """Ask a worker at work for a sign of life from time to time; replace one that gives none.
 
         One that has not been heard of yet is still loading what it needs.
         """
-        ping = self._pings.get(actor)
-        if ping is not None and not ping.answered:
-            ping.answered = bool(ray.wait([ping.answer], timeout=0)[0])
-            ping.known = ping.known or ping.answered
-        if ping is None or (ping.answered and now - ping.asked >= self._patience.ping):
-            self._ask(actor, now, known=ping is not None)
-        elif ping.known and not ping.answered and now - ping.asked > self._patience.hang:
-            log.warning("worker %d does not answer; it is replaced", actor)
-            ray.kill(self._actors[actor], no_restart=False)
-            del self._pings[actor]
+        with suppress(RayActorError, ActorUnavailableError):  # its call will say so
+            for node, beats in self._answers(member):
+                member.node = node
+                if beats != member.beats:
+                    member.beats, member.beaten = beats, now
+        waiting = member.question is not None
+        if not waiting and now - member.asked >= self._patience.ping:
+            self._ask(member, now)
+        call, still = member.calls[0], now - member.beaten
+        usual = self._usual_seconds(call.job.kind)
+        late = usual is not None and now - call.started > self._patience.deadline * usual
+        silent = waiting and member.node and now - member.asked > self._patience.hang
+        if silent or still > self._patience.stall * (1 if member.node else 2):
+            self._replace(number, member, "does not answer" if silent else "makes no progress")
+        elif late and now - call.started > self._patience.stall and call.team is None:
+            self._replace(number, member, "takes far longer than its like")
 
-    def _look_for(self, actor: int, now: float) -> None:
-        """Whether a lost worker has been restarted; one that never will be is forgotten."""
-        ping = self._pings.get(actor)
-        if ping is None:
-            self._ask(actor, now, known=False)
-        elif ray.wait([ping.answer], timeout=0)[0]:
-            del self._pings[actor]
-            try:
-                ray.get(ping.answer)
-            except ActorUnavailableError:
-                self._restarting[actor] = now + self._patience.tick
-            except RayActorError:
-                del self._restarting[actor]
-            else:
-                del self._restarting[actor]
-                self._idle.add(actor)
+    def _replace(self, number: int, member: _Member, why: str) -> None:
+        log.warning("worker %d %s; it is replaced", number, why)
+        ray.kill(member.handle, no_restart=False)
+        member.question, member.asked, member.beaten = None, time.monotonic(), time.monotonic()
 
-    def _ask(self, actor: int, now: float, *, known: bool) -> None:
-        self._pings[actor] = _Ping(self._actors[actor].ping.remote(), now, known=known)
+    def _look_for(self, number: int, member: _Member, now: float) -> None:
+        """Whether a lost worker has been restarted; one that never worked is forgotten."""
+        if member.question is None:
+            self._ask(member, now)
+            return
+        try:
+            for node, beats in self._answers(member):
+                member.node, member.beats, member.beaten, member.lost = node, beats, now, None
+        except ActorUnavailableError:
+            member.lost = now + self._patience.tick
+        except RayActorError:
+            if member.node is None:
+                del self._members[number]
+            else:  # Ray has restarted it as often as it may
+                self._members[number] = _Member(self._new_actor(), lost=now + 1)
+
+    def _answers(self, member: _Member) -> Iterator[tuple[str, int]]:
+        """The answer to the last question, if it is there."""
+        if member.question is not None and ray.wait([member.question], timeout=0)[0]:
+            question, member.question = member.question, None
+            yield ray.get(question)
+
+    def _ask(self, member: _Member, now: float) -> None:
+        member.question, member.asked = member.handle.ping.remote(), now
+
+    def _see_draining(self, now: float) -> None:
+        """Which nodes are about to leave; gangs leave them first."""
+        if now - self._drain_asked < self._patience.ping:
+            return
+        self._drain_asked = now
+        try:
+            self._draining = set(ray_state.state.get_draining_nodes())
+        except (AttributeError, RayError) as error:  # no public way to ask: without it all works
+            log.debug("draining nodes are not known: %s", error)
+            return
+        for call in list(self._calls.values()):
+            if call.team and self._members[call.actor].node in self._draining and self._idle():
+                self._part(call.team)
 
     def _part(self, team: _Team) -> None:
         if not team.parting:
             team.parting = True
             for actor in team.members:
-                self._actors[actor].leave.remote(team.generation)
+                if actor in self._members:
+                    self._members[actor].handle.leave.remote(team.generation)
 
 
 def _none_left() -> WorkerError:
@@ -424,23 +601,3 @@ def _knock(address: str | None) -> None:
     host, colon, port = (address or "").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-def _as_ours(raised: Exception) -> Exception:
-    """The error that the worker raised, or WorkerLost when there is no worker any more."""
-    if isinstance(raised, RayTaskError):
-        return raised.cause if isinstance(raised.cause, Exception) else raised
-    if isinstance(raised, (RayActorError, ActorUnavailableError)):
-        lines = str(raised).strip().splitlines()
-        born_dead = "creation task" in lines[0]  # then the last line has the reason
-        return WorkerLost(lines[-1] if born_dead else lines[0])
-    return raised
-
-
-def _final(error: Exception, attempts: int) -> Exception:
-    if isinstance(error, WorkerLost):
-        return WorkerError(
-            f"its worker died {attempts} times ({error}); look for out-of-memory kills, "
-            "or try a smaller segment_batch"
-        )
-    return error
