@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -18,16 +20,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from msbd_dist.errors import MsbdError
+from msbd_dist.errors import InputError, MsbdError
 
 if TYPE_CHECKING:
     from msbd_dist.batch.manifest import Manifest
     from msbd_dist.batch.record import EditResult
-    from msbd_dist.batch.run import ExecutorKind, RunResult
+    from msbd_dist.batch.run import ExecutorKind, RunResult, Stop
+    from msbd_dist.canvas.lease import Holder
     from msbd_dist.core.plan import Plan, Task
     from msbd_dist.core.spec import ModelSpec
-
-INTERRUPTED = 130  # exit code after Ctrl-C
 
 app = typer.Typer(
     name="msbd",
@@ -67,6 +68,18 @@ Address = Annotated[
     str | None,
     typer.Option("--address", help="A running Ray, e.g. auto or HOST:6379; default: start one."),
 ]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="End when an edit fails.")]
+MaxFailures = Annotated[
+    int | None,
+    typer.Option("--max-failures", min=0, help="End when more edits than this have failed."),
+]
+Deadline = Annotated[
+    str | None,
+    typer.Option("--deadline", metavar="TIME", help="End after so long, e.g. 90m or 8h30m."),
+]
+Grace = Annotated[
+    float, typer.Option("--grace", min=0, help="Seconds for running tasks when told to stop.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any option of the method, e.g. steps=25."),
@@ -79,13 +92,13 @@ def main() -> NoReturn:
     logging.getLogger("pyvips").setLevel(logging.ERROR)  # what it warns of, we raise
     try:
         code = app(standalone_mode=False) or 0
-        if code == INTERRUPTED:
+        if code == signal.SIGINT + 128:  # before there was anything to stop
             fail("interrupted; the same command continues", code)
         sys.exit(code)
     except MsbdError as error:
         fail(str(error), error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        fail("interrupted; the same command continues", INTERRUPTED)
+        fail("interrupted; the same command continues", signal.SIGINT + 128)
     except Exception as error:  # typer's own usage errors carry their words and code
         show = getattr(error, "format_message", None)
         if show is None:
@@ -151,7 +164,13 @@ def edit(
 def run(
     manifest: Annotated[Path, typer.Argument(help="YAML manifest of edits.")],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Run directory; continues what is there.")
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Run directory, a path or a URL such as s3://bucket/run; continues what is there.",
+        ),
     ],
     models: Models = None,
     workers: Workers = None,
@@ -160,13 +179,29 @@ def run(
     sr: Sr = None,
     clip: Clip = None,
     device: Device = None,
+    fail_fast: FailFast = False,
+    max_failures: MaxFailures = None,
+    deadline: Deadline = None,
+    grace: Grace = 30.0,
 ) -> None:
     """Run all edits of a manifest; run it again to continue after an interruption.
+
+    Exit code: 0 all finished, 1 some failed, 2 wrong input, 3 no cluster, 5 deadline or too many
+    failures, 130 and 143 after Ctrl-C and SIGTERM.
 
     Example: msbd run jobs/demo.yaml --out runs/demo
     """
     loaded = _manifest(manifest, models, sr=sr, clip=clip, device=device)
-    result = _run(loaded, out, workers=workers, executor=executor, address=address)
+    result = _run(
+        loaded,
+        out,
+        workers=workers,
+        executor=executor,
+        address=address,
+        grace=grace,
+        max_failures=0 if fail_fast else max_failures,
+        seconds=None if deadline is None else _seconds(deadline),
+    )
     widest = max(len(one.id) for one in result.edits)
     for one in result.edits:
         line = f"{one.id:<{widest}}  {one.state:<6}  {one.error or one.output}"
@@ -260,17 +295,24 @@ def _model_spec(family: str | None, **parts: str | None) -> ModelSpec:
 
 def _run(
     manifest: Manifest,
-    out: Path,
+    out: str | Path,
     *,
     workers: int | None,
     executor: str,
     address: str | None,
     single: bool = False,
+    grace: float = 30.0,
+    max_failures: int | None = None,
+    seconds: float | None = None,
 ) -> RunResult:
     """Run with progress on stderr; a ``single`` edit's failure is left for its caller to say."""
-    from msbd_dist.batch.run import run_manifest
+    from msbd_dist.batch.run import Limits, Stop, run_manifest
 
-    with _progress(quiet=single) as progress:
+    stop = Stop(grace)
+    limits = Limits(
+        failures=max_failures, deadline=None if seconds is None else time.monotonic() + seconds
+    )
+    with _progress(quiet=single) as progress, _signals_ask(stop):
         result = run_manifest(
             manifest,
             out,
@@ -279,7 +321,13 @@ def _run(
             address=address,
             progress=progress,
             any_models=single,
+            stop=stop,
+            limits=limits,
         )
+    if result.stopped:
+        left = sum(e.state == "stopped" for e in result.edits)
+        text = f"{result.stopped}: {left} edits are not finished; the same command continues"
+        console.print(text, style="yellow", markup=False, highlight=False)
     if single and result.exit_code:
         return result
     if all(e.state == "kept" for e in result.edits):
@@ -287,6 +335,30 @@ def _run(
     memory = ", ".join(f"{who} {mb} MB" for who, mb in sorted(result.peak_mb.items()))
     console.print(f"{result.seconds:.0f} s; peak memory: {memory}", highlight=False)
     return result
+
+
+@contextmanager
+def _signals_ask(stop: Stop) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask a run to stop; said twice, at once."""
+
+    def ask(number: int, _: Any) -> None:
+        stop.ask("interrupted" if number == signal.SIGINT else "told to stop", 128 + number)
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _seconds(text: str) -> float:
+    """``90m``, ``8h30m``, ``45s`` or plain seconds."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    if not text.strip() or found is None:
+        raise InputError(f"--deadline: got {text!r}, wanted a time such as 45s, 90m or 8h30m")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return hours * 3600.0 + minutes * 60 + seconds
 
 
 def _print_plan(found: Plan) -> None:
@@ -344,6 +416,9 @@ class Bars:
             doing="loading models",
         )
 
+    def wait_for(self, holder: Holder) -> None:
+        self._bars.console.print(_waiting(holder), markup=False, highlight=False)
+
     def advance(self, edit: str, task: Task, cost: float) -> None:
         if edit not in self._tasks:
             self._tasks[edit] = self._bars.add_task(edit, total=self._costs[edit], doing="")
@@ -370,6 +445,9 @@ class Lines:
         self._total, self._done = sum(costs.values()), 0.0
         self._started = self._last = time.monotonic()
 
+    def wait_for(self, holder: Holder) -> None:
+        console.print(_waiting(holder), markup=False, highlight=False)
+
     def advance(self, edit: str, task: Task, cost: float) -> None:
         self._done += cost
         now = time.monotonic()
@@ -384,6 +462,10 @@ class Lines:
     def finish(self, result: EditResult) -> None:
         if not (self._quiet and result.error):
             _say(console, result)
+
+
+def _waiting(holder: Holder) -> str:
+    return f"process {holder.pid} holds this run; looking whether it still lives"
 
 
 def _say(where: Console, result: EditResult) -> None:

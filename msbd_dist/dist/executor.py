@@ -137,6 +137,7 @@ class History:
     epoch: int
     policy: RetryPolicy
     started: int = 0
+    failed: int = 0
     deaths: int = 0
     hiccups: int = 0
     parts: int = 1
@@ -150,6 +151,7 @@ class History:
     def forgives(self, error: Exception, rng: random.Random) -> Exception | None:
         """None where it is to be tried again, from ``due`` on; else the error that ends it."""
         failure = classify(error)
+        self.failed += 1
         if failure is Failure.PERMANENT:
             return _of_the_run(error)
         if failure is Failure.RESOURCE:
@@ -219,9 +221,9 @@ class SerialExecutor:
             except Exception as error:  # an outcome like any other: the caller decides
                 final = history.forgives(error, self._rng)
                 if final is not None:
-                    return Outcome(task, error=final, attempts=history.started)
+                    return Outcome(task, error=final, attempts=history.failed)
             else:
-                return Outcome(task, facts=facts, attempts=history.started)
+                return Outcome(task, facts=facts, attempts=history.failed + 1)
 
     def drop(self, unwanted: Callable[[Any], bool]) -> int:
         kept = [task for task in self._queue if not unwanted(task)]

@@ -435,15 +435,14 @@ class RayExecutor:
     def _settle(self, job: _Job, facts: Facts | None, error: Exception | None) -> Outcome | None:
         if job.settled:  # its twin was first
             return None
-        tries = job.history.started
         if facts is not None:
             job.settled = True
-            return Outcome(job.task, facts=facts, attempts=tries)
+            return Outcome(job.task, facts=facts, attempts=job.history.failed + 1)
         assert error is not None
         final = job.history.forgives(error, self._rng)
         if final is not None:
             job.settled = True
-            return Outcome(job.task, error=final, attempts=tries)
+            return Outcome(job.task, error=final, attempts=job.history.failed)
         if job.calls == 0:  # no twin is at it
             log.warning("a task is tried again: %s", error)
             self._later.append(job)
@@ -452,7 +451,7 @@ class RayExecutor:
     def _give_up(self) -> Outcome:
         job = (self._queue or self._later)[0]
         self.drop(lambda task: task is job.task)
-        return Outcome(job.task, error=_none_left(), attempts=job.history.started)
+        return Outcome(job.task, error=_none_left(), attempts=job.history.failed)
 
     def _as_ours(self, raised: Exception, member: _Member | None) -> Exception:
         """The error that the worker raised, or `WorkerLost` where there is no worker any more."""

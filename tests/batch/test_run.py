@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,18 @@ from safetensors.torch import load_file, save_file
 
 from msbd_dist.batch import steps
 from msbd_dist.batch.manifest import Manifest
-from msbd_dist.batch.record import WorkerSpec, load_edit
+from msbd_dist.batch.record import Order, WorkerSpec, load_edit, versions_of
 from msbd_dist.batch.run import RunResult, life, run_manifest
 from msbd_dist.batch.worker import TaskWorker
+from msbd_dist.canvas.files import open_files
+from msbd_dist.canvas.ledger import Ledger
 from msbd_dist.core.geometry import Size
 from msbd_dist.core.spec import ModelSpec
+from msbd_dist.dist.executor import Attempt
 from msbd_dist.errors import MsbdError
 from msbd_dist.models.card import bundled_folder, resolve
 
+MODELS = steps.Models(ModelSpec(), resolve(ModelSpec()), "the bundled ones")
 MakeManifest = Callable[..., Manifest]
 
 
@@ -36,15 +41,28 @@ def serial(manifest: Manifest, out: Path) -> RunResult:
     return run_manifest(manifest, out, executor="serial")
 
 
-def stored(out: Path) -> dict[str, bytes]:
-    """Every stored array and picture of a run, for comparing bytes."""
-    found = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*.png")}
-    found.pop("contact-sheet.png", None)
-    for edit in (p.parent for p in out.glob("*/edit.json")):
-        group = zarr.open_group(edit / "canvas.zarr", mode="r")
-        for name, array in group.members(max_depth=None):
-            if isinstance(array, zarr.Array):
-                found[f"{edit.name}/{name}"] = np.asarray(array[:]).tobytes()
+def stored(out: Path | str) -> dict[str, bytes]:
+    """Every picture of a run, and what its markers say is stored, as stored: to compare bytes."""
+    files = open_files(out)
+    found: dict[str, bytes] = {}
+    for name in ("e0", "e1"):
+        folder = files / name
+        if "edit.json" not in folder.names():
+            continue
+        for place in ("", "previews/", "candidates/"):
+            for picture in folder.names(place):
+                if picture.endswith(".png"):
+                    found[f"{name}/{place}{picture}"] = folder.read(place + picture)
+        work = folder / load_edit(folder).key
+        group = zarr.open_group(work.zarr("canvas.zarr"), mode="r")
+        ledger = Ledger(work / "ledger")
+        for marker in work.names("ledger"):
+            facts = ledger[marker.removesuffix(".json")]
+            for chunk in facts.get("stored", ()):
+                array, where = chunk.rsplit(" ", 1)
+                block = group[array].blocks[tuple(int(i) for i in where.split("."))]  # type: ignore[union-attr]
+                plain = array.removesuffix(facts["attempt"])
+                found[f"{name}/{plain}{where}"] = np.asarray(block).tobytes()
     return found
 
 
@@ -73,35 +91,38 @@ def test_outside_the_mask_nothing_changes_and_inside_it_something_does(
 
 def test_every_kind_of_stage_and_task_was_there(quiet: tuple[Manifest, RunResult]) -> None:
     _, result = quiet
-    plan = load_edit(result.out / "e0").plan
+    plan = load_edit(open_files(result.out) / "e0").plan
     assert [stage.kind for stage in plan.stages] == ["base", "whole", "segmented"]
     assert len(plan.final.segments) > 2
     kinds = {(t.stage, t.kind) for t in plan.tasks("e0")}
-    assert kinds == {(s, k) for s in range(3) for k in ("denoise", "fit", "decode")}
+    assert kinds == {(s, k) for s in range(3) for k in ("denoise", "fit", "decode", "compose")}
 
 
 def test_a_run_leaves_its_record_candidates_previews_and_a_contact_sheet(
     quiet: tuple[Manifest, RunResult],
 ) -> None:
     _, result = quiet
-    run = json.loads((result.out / "run.json").read_text())
+    out = Path(result.out)
+    run = json.loads((out / "run.json").read_text())
     assert run["threads"] == 1
     assert run["seeds"] == {"e0": 5, "e1": 9}
-    assert run["plans"]["e0"] == load_edit(result.out / "e0").plan.digest
+    assert run["plans"]["e0"] == load_edit(open_files(out) / "e0").plan.digest
     assert run["versions"]["torch"] == torch.__version__.split("+")[0]
-    report = json.loads((result.out / "report.json").read_text())
+    report = json.loads((out / "report.json").read_text())
     first = report["edits"][0]
     assert first["state"] == "done"
     assert first["seed"] == 5
     assert len(first["scores"]) == 2
     assert first["chosen"] == int(np.argmax(first["scores"]))
-    candidates = sorted(p.name for p in (result.out / "e0/candidates").iterdir())
+    candidates = sorted(p.name for p in (out / "e0/candidates").iterdir())
     assert len(candidates) == 2
     assert sum("chosen" in name for name in candidates) == 1
-    assert len(list((result.out / "e0/previews").iterdir())) == 3
+    assert sorted(p.stem for p in (out / "e0/previews").iterdir()) == [
+        "edit", "stage-0", "stage-1", "stage-2",
+    ]  # fmt: skip
     assert result.contact_sheet is not None
     assert pixels(result.contact_sheet).shape[0] > 700
-    assert not list(result.out.rglob("tuned-*"))
+    assert not list(out.rglob("tuned-*"))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +154,7 @@ def test_a_killed_worker_changes_nothing(
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not killed:
             time.sleep(0.1)
-            if not list(out.glob("*/ledger/1-denoise-0.json")):
+            if not list(out.glob("*/*/ledger/1-denoise-0.json")):
                 continue
             for pid in ray_workers("_Actor.run"):
                 with contextlib.suppress(ProcessLookupError):
@@ -162,11 +183,11 @@ def ray_workers(doing: str) -> list[int]:
 
 def test_a_finished_run_does_nothing_when_run_again(quiet: tuple[Manifest, RunResult]) -> None:
     manifest, result = quiet
-    before = {p: p.stat().st_mtime_ns for p in (result.out / "e0").rglob("*") if p.is_file()}
+    before = {p: p.stat().st_mtime_ns for p in Path(result.out, "e0").rglob("*") if p.is_file()}
     again = serial(manifest, result.out)
     assert [e.state for e in again.edits] == ["kept", "kept"]
     assert again.exit_code == 0
-    after = {p: p.stat().st_mtime_ns for p in (result.out / "e0").rglob("*") if p.is_file()}
+    after = {p: p.stat().st_mtime_ns for p in Path(result.out, "e0").rglob("*") if p.is_file()}
     assert before == after
 
 
@@ -183,11 +204,11 @@ def test_an_interrupted_run_continues_without_repeating_finished_tasks(
     ran: list[str] = []
     real = TaskWorker.run
 
-    def counting(self: TaskWorker, task: Any) -> dict[str, Any]:
+    def counting(self: TaskWorker, order: Order, *rest: Any, **options: Any) -> dict[str, Any]:
         if interrupt and len(ran) == tasks:
             raise Stop
-        facts = real(self, task)
-        ran.append(f"{task.edit}/{task.name}")
+        facts = real(self, order, *rest, **options)
+        ran.append(f"{order.task.edit}/{order.task.name}")
         return facts
 
     monkeypatch.setattr(TaskWorker, "run", counting)
@@ -214,15 +235,15 @@ def test_a_drawn_seed_is_recorded_and_kept_by_a_resume(
     make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     (spec,) = make_manifest({"seed": None}).edits
-    folder, card = tmp_path / "out/e0", resolve(ModelSpec())
+    files = open_files(tmp_path / "out/e0")
 
     def begun() -> steps.Edit:
-        earlier = steps.earlier_record(spec, folder, ModelSpec())
-        prepared = steps.prepare(spec, folder, card=card, models=ModelSpec(), earlier=earlier)
-        return steps.ingest(prepared)
+        edit = steps.prepare(spec, files, MODELS)
+        steps.Chore(edit, "ingest", partial(steps.ingest, edit))("1.0")
+        return edit
 
     drawn = begun().record.seed
-    assert load_edit(folder).seed == drawn
+    assert load_edit(files).seed == drawn
     assert begun().record.seed == drawn
 
 
@@ -269,21 +290,26 @@ def test_the_real_decoder_is_bit_identical_after_a_fit_that_lowers_the_loss(
     make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     manifest = make_manifest({"decoder_steps": 8, "decoder_lr": 0.0003})
-    out = tmp_path / "out"
-    card = resolve(ModelSpec())
-    edit = steps.ingest(steps.prepare(manifest.edits[0], out / "e0", card=card, models=ModelSpec()))
-    worker = TaskWorker(WorkerSpec(out, ModelSpec(), 1))
+    out = open_files(tmp_path / "out")
+    edit = steps.prepare(manifest.edits[0], out / "e0", MODELS)
+    worker = TaskWorker(WorkerSpec(out.url, ModelSpec(), 1))
     decoder = worker._models.latent.decoder
     before = {k: v.clone() for k, v in decoder.state_dict().items()}
-    todo = life(edit)
-    for wave in todo:
-        for task in wave:
-            facts = worker.run(task)
-            edit.ledger.commit(task.name, facts)
-            if task.kind == "fit":
-                assert facts["losses"][-1] < facts["losses"][0]
-        if wave[0].kind == "fit":
+    stage, losses = edit.record.plan.stages[0], []
+    for wave in life(edit, lambda: None):
+        for work in wave:
+            if isinstance(work, steps.Chore):
+                work("1.0")
+                continue
+            versions = versions_of(edit.ledger, edit.record.plan, stage)
+            order = Order(work, f"e0/{edit.record.key}", versions)
+            facts = edit.ledger.learn(
+                work.name, worker.run(order, Attempt("1.0"), beat=lambda: None)
+            )
+            losses = facts.get("losses", [])
+        if losses:
             break
+    assert losses[-1] < losses[0]
     for key, value in decoder.state_dict().items():
         assert torch.equal(before[key], value), key
 
@@ -393,4 +419,4 @@ def test_a_missing_part_of_the_model_is_noticed_before_any_work(
     except MsbdError as raised:
         error = raised
     assert words in str(error)
-    assert not list(tmp_path.glob("out/*/ledger/0-denoise*"))
+    assert not list(tmp_path.glob("out/*/*/ledger/0-denoise*"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import signal
 import sys
 import time
@@ -16,15 +18,22 @@ import torch
 from ray import cloudpickle
 
 from msbd_dist.dist.executor import (
+    Attempt,
+    Beat,
     Executor,
+    Failure,
+    History,
+    MemoryShort,
+    NodeLost,
+    Outcome,
     RetryPolicy,
     SerialExecutor,
-    Verdict,
     Worker,
     WorkerLost,
+    classify,
 )
 from msbd_dist.dist.ray_executor import Patience, RayExecutor
-from msbd_dist.errors import ImageError, NonFiniteError, WorkerError
+from msbd_dist.errors import ImageError, NonFiniteError, RunError, WorkerError
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Job:
 
 
 class Calculator:
-    def run(self, task: Job, team: Any = None) -> dict[str, Any]:
+    def run(self, task: Job, attempt: Attempt, *, beat: Beat, team: Any = None) -> dict[str, Any]:
         if task.kind == "shared":
             return self._shared(task, team)
         if task.kind == "sleep":
@@ -80,6 +89,12 @@ def make() -> Worker:
     return Calculator()
 
 
+def outcome_of(pool: Executor) -> Outcome:
+    outcome = pool.wait()
+    assert outcome is not None
+    return outcome
+
+
 @pytest.fixture(params=["serial", "ray"])
 def executor(request: pytest.FixtureRequest, ray_session: None) -> Iterator[Executor]:
     pool: Executor = SerialExecutor(make)
@@ -92,7 +107,7 @@ def executor(request: pytest.FixtureRequest, ray_session: None) -> Iterator[Exec
 def test_every_task_has_one_outcome(executor: Executor) -> None:
     for i in range(7):
         executor.submit(Job(f"j{i}", value=i))
-    outcomes = [executor.wait() for _ in range(7)]
+    outcomes = [outcome_of(executor) for _ in range(7)]
     assert {o.task.name: o.facts for o in outcomes} == {
         f"j{i}": {"result": i * i} for i in range(7)
     }
@@ -103,7 +118,7 @@ def test_every_task_has_one_outcome(executor: Executor) -> None:
 def test_an_error_comes_back_as_itself_and_harms_no_other_task(executor: Executor) -> None:
     executor.submit(Job("bad", kind="fail"))
     executor.submit(Job("good", value=3))
-    outcomes = {o.task.name: o for o in (executor.wait(), executor.wait())}
+    outcomes = {o.task.name: o for o in (outcome_of(executor), outcome_of(executor))}
     assert type(outcomes["bad"].error) is ImageError
     assert str(outcomes["bad"].error) == "bad: got x, wanted y"
     assert outcomes["good"].facts == {"result": 9}
@@ -113,7 +128,7 @@ def test_dropped_tasks_never_run(executor: Executor) -> None:
     for i in range(20):
         executor.submit(Job("a" if i % 2 else "b", value=i))
     dropped = executor.drop(lambda job: job.name == "a")
-    seen = [executor.wait().task.name for _ in range(20 - dropped)]
+    seen = [outcome_of(executor).task.name for _ in range(20 - dropped)]
     assert dropped >= 8
     assert seen.count("b") == 10
     with pytest.raises(LookupError):
@@ -125,7 +140,7 @@ def test_a_task_whose_worker_dies_is_given_out_again(ray_session: None, tmp_path
     pool.submit(Job("unlucky", kind="die once", value=5, once=tmp_path / "died"))
     for i in range(3):
         pool.submit(Job(f"j{i}", value=i))
-    outcomes = {o.task.name: o for o in (pool.wait() for _ in range(4))}
+    outcomes = {o.task.name: o for o in (outcome_of(pool) for _ in range(4))}
     pool.close()
     assert outcomes["unlucky"].facts == {"result": 25}
     assert outcomes["unlucky"].attempts == 2
@@ -135,10 +150,10 @@ def test_a_task_whose_worker_dies_is_given_out_again(ray_session: None, tmp_path
 def test_a_task_that_kills_every_worker_fails_with_one_line(ray_session: None) -> None:
     pool = RayExecutor(make, num_workers=1, use_gpus=False)
     pool.submit(Job("poison", kind="die"))
-    outcome = pool.wait()
+    outcome = outcome_of(pool)
     pool.close()
     assert isinstance(outcome.error, WorkerError)
-    assert "died 3 times" in str(outcome.error)
+    assert "killed its worker 3 times" in str(outcome.error)
     assert "\n" not in str(outcome.error)
 
 
@@ -154,10 +169,10 @@ def pool(ray_session: None) -> Iterator[RayExecutor]:
 
 def test_idle_workers_share_a_task(pool: RayExecutor) -> None:
     pool.submit(Job("together", kind="shared", value=5), ranks=3)
-    assert pool.wait().facts == {"count": 5, "size": 3, "rank": 0}
+    assert outcome_of(pool).facts == {"count": 5, "size": 3, "rank": 0}
     pool.submit(Job("two", kind="shared", value=5), ranks=2)
     pool.submit(Job("single", value=4))
-    outcomes = {o.task.name: o.facts for o in (pool.wait(), pool.wait())}
+    outcomes = {o.task.name: o.facts for o in (outcome_of(pool), outcome_of(pool))}
     assert outcomes["two"] == {"count": 5, "size": 2, "rank": 0}
     assert outcomes["single"] == {"result": 16}
 
@@ -167,7 +182,7 @@ def test_a_gang_goes_on_without_a_member_that_is_lost(
     pool: RayExecutor, tmp_path: Path, fault: str
 ) -> None:
     pool.submit(Job(fault, kind="shared", value=40, once=tmp_path / "struck"), ranks=3)
-    outcome = pool.wait()
+    outcome = outcome_of(pool)
     assert (tmp_path / "struck").exists()
     assert outcome.facts is not None, outcome.error
     assert outcome.facts["count"] == 40
@@ -178,31 +193,95 @@ def test_a_gang_lets_in_workers_that_have_become_idle(pool: RayExecutor) -> None
     for index in range(2):
         pool.submit(Job(f"busy{index}", kind="sleep", value=2))
     pool.submit(Job("grows", kind="shared", value=100), ranks=3)
-    outcomes = {o.task.name: o for o in (pool.wait() for _ in range(3))}
+    outcomes = {o.task.name: o for o in (outcome_of(pool) for _ in range(3))}
     assert outcomes["grows"].facts == {"count": 100, "size": 3, "rank": 0}
     assert outcomes["grows"].attempts == 1
 
 
 def test_an_error_of_one_member_ends_the_task_and_frees_the_others(pool: RayExecutor) -> None:
     pool.submit(Job("bad", kind="one fails"), ranks=3)
-    outcome = pool.wait()
+    outcome = outcome_of(pool)
     assert type(outcome.error) is ImageError
     pool.submit(Job("together", kind="shared", value=2), ranks=3)
-    facts = pool.wait().facts
+    facts = outcome_of(pool).facts
     assert facts is not None
     assert facts["size"] == 3
 
 
+# --- what a failure means ---
+
+
 @pytest.mark.parametrize(
-    ("error", "attempts", "verdict"),
+    ("error", "failure"),
     [
-        (WorkerLost("gone"), 1, Verdict.RETRY),
-        (WorkerLost("gone"), 2, Verdict.RETRY),
-        (WorkerLost("gone"), 3, Verdict.FAIL),
-        (ImageError("bad"), 1, Verdict.FAIL),
-        (NonFiniteError("NaN"), 1, Verdict.FAIL),
-        (ValueError("bug"), 1, Verdict.FAIL),
+        (WorkerLost("gone"), Failure.TRANSIENT),
+        (NodeLost("gone"), Failure.TRANSIENT),
+        (ConnectionResetError("a store's hiccup"), Failure.TRANSIENT),
+        (TimeoutError("a store's hiccup"), Failure.TRANSIENT),
+        (MemoryShort("killed"), Failure.RESOURCE),
+        (MemoryError(), Failure.RESOURCE),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), Failure.RESOURCE),
+        (OSError(errno.ENOSPC, "No space left on device"), Failure.PERMANENT),
+        (ImageError("bad"), Failure.PERMANENT),
+        (NonFiniteError("NaN"), Failure.PERMANENT),
+        (ValueError("bug"), Failure.PERMANENT),
     ],
 )
-def test_only_lost_workers_are_retried(error: Exception, attempts: int, verdict: Verdict) -> None:
-    assert RetryPolicy().decide(error, attempts) is verdict
+def test_errors_are_told_apart(error: Exception, failure: Failure) -> None:
+    assert classify(error) is failure
+
+
+RNG = random.Random(1)
+
+
+def ends_with(history: History, *errors: Exception) -> Exception | None:
+    """What the last error comes to, where the ones before were forgiven."""
+    for error in errors[:-1]:
+        assert history.forgives(error, RNG) is None
+    return history.forgives(errors[-1], RNG)
+
+
+@pytest.fixture
+def history() -> History:
+    return History(7, RetryPolicy())
+
+
+def test_no_two_attempts_have_one_name(history: History) -> None:
+    assert [history.next().name for _ in range(3)] == ["7.0", "7.1", "7.2"]
+
+
+def test_what_kills_three_workers_is_set_aside(history: History) -> None:
+    final = ends_with(history, *[WorkerLost("gone")] * 3)
+    assert isinstance(final, WorkerError)
+    assert "set aside" in str(final)
+
+
+def test_a_node_that_leaves_is_not_charged_to_the_task(history: History) -> None:
+    assert ends_with(history, *[NodeLost("left")] * 50) is None
+
+
+def test_a_store_gets_several_chances(history: History) -> None:
+    assert isinstance(ends_with(history, *[TimeoutError("slow")] * 6), TimeoutError)
+
+
+def test_short_memory_asks_for_smaller_pieces(history: History) -> None:
+    parts = []
+    for _ in range(6):
+        assert history.forgives(MemoryShort("killed"), RNG) is None
+        parts.append(history.next().parts)
+    assert parts == [2, 4, 8, 16, 32, 64]
+    assert "out of memory" in str(history.forgives(MemoryError(), RNG))
+
+
+def test_a_full_disk_is_the_runs_own_trouble(history: History) -> None:
+    final = ends_with(history, OSError(errno.ENOSPC, "No space left on device", "/runs/a"))
+    assert isinstance(final, RunError)
+    assert "/runs/a: can't be written (No space left on device); make room" in str(final)
+
+
+def test_pauses_grow_to_a_limit_and_are_jittered() -> None:
+    policy = RetryPolicy(first=1, longest=10)
+    pauses = [policy.pause(tries, RNG) for tries in range(1, 9)]
+    assert all(p <= 10 for p in pauses)
+    assert all(0.5 <= p / min(10, 2**n) <= 1 for n, p in enumerate(pauses))
+    assert len(set(pauses)) == len(pauses)
