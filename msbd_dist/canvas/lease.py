@@ -75,8 +75,8 @@ class Lease:
         cls,
         out: Files,
         *,
-        beat: float = BEAT_SECONDS,
-        stale: float = STALE_SECONDS,
+        beat: float | None = None,
+        stale: float | None = None,
         waiting: Callable[[Holder], None] = lambda _: None,
     ) -> Lease:
         """Take the lease of a run directory; waits as long as it takes to see that one is stale.
@@ -90,7 +90,7 @@ class Lease:
             epoch, holder = _latest(files)
             if holder is not None and not holder.gone:
                 waiting(holder)
-                if _lives(files, epoch, holder, stale):
+                if _lives(files, epoch, holder, stale or STALE_SECONDS):
                     raise RunError(
                         f"{out.url}: {holder.host} (process {holder.pid}) is running it; "
                         "wait for it, or choose another --out"
@@ -98,7 +98,7 @@ class Lease:
             if files.create(_name(epoch + 1), _text(me)):
                 for old in range(max(epoch - 1, 0), epoch):
                     files.remove(_name(old))
-                return cls(files, epoch + 1, me, seconds=beat)
+                return cls(files, epoch + 1, me, seconds=beat or BEAT_SECONDS)
 
     def check(self) -> None:
         """LeaseLost where another driver holds the run; to be called before anything is committed.

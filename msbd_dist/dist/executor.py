@@ -130,6 +130,19 @@ class RetryPolicy:
         return min(self.longest, self.first * 2.0 ** (tries - 1)) * rng.uniform(0.5, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """Seconds that the driver waits before it acts."""
+
+    tick: float = 0.5  # between looks at what has not answered
+    ping: float = 5.0  # between questions to a worker that is at work
+    hang: float = 30.0  # for its answer: then it is killed
+    stall: float = 600.0  # of work without a sign that it goes on: then too
+    grow: float = 10.0  # of a gang's age before it parts to let idle workers in
+    slow: float = 2.0  # times the usual: then a task may get a twin
+    deadline: float = 20.0  # times the usual, and more than ``stall``: then its worker is killed
+
+
 @dataclass
 class History:
     """What has become of a task so far, and what the next try is to be."""

@@ -16,14 +16,15 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import socket
 import statistics
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from threading import Thread
 from typing import Any
 
 import ray
@@ -49,6 +50,7 @@ from msbd_dist.dist.executor import (
     MemoryShort,
     NodeLost,
     Outcome,
+    Patience,
     RetryPolicy,
     WorkerLost,
 )
@@ -61,17 +63,7 @@ MAX_CPU_WORKERS = 8  # of the default; each holds its own models
 CONTROL = "control"  # methods of this group answer while a task runs
 
 
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """Seconds that the driver waits before it acts."""
-
-    tick: float = 0.5  # between looks at what has not answered
-    ping: float = 5.0  # between questions to a worker that is at work
-    hang: float = 30.0  # for its answer: then it is killed
-    stall: float = 600.0  # of work without a sign that it goes on: then too
-    grow: float = 10.0  # of a gang's age before it parts to let idle workers in
-    slow: float = 2.0  # times the usual: then a task may get a twin
-    deadline: float = 20.0  # times the usual, and more than ``stall``: then its worker is killed
+PATIENCE = Patience()
 
 
 class _Actor:
@@ -82,7 +74,7 @@ class _Actor:
         self._worker: Any = None
         self._left = 0  # gangs up to this generation are to be left
         self._beats = 0
-        Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def run(self, task: Any, attempt: Attempt, place: Formation | None = None) -> Facts:
         self._beat()
@@ -146,6 +138,7 @@ class _Job:
     history: History
     calls: int = 0  # under way: two where it has a twin
     settled: bool = False
+    broken: float | None = None  # when its gang was found to have lost a member
 
 
 @dataclass(eq=False)
@@ -181,6 +174,7 @@ class _Member:
     handle: Any
     calls: list[_Call] = field(default_factory=list)  # the first one is at work
     lost: float | None = None  # when to look whether it has been restarted
+    died: float | None = None  # when it was first missed
     question: Any = None  # reference of the answer to the last ping
     asked: float = 0.0
     node: str | None = None  # None until it has answered once
@@ -207,7 +201,7 @@ class RayExecutor:
         patience: Patience | None = None,
     ) -> None:
         self._epoch, self._make_worker = epoch, make_worker
-        self._retry, self._patience = retry or RetryPolicy(), patience or Patience()
+        self._retry, self._patience = retry or RetryPolicy(), patience or PATIENCE
         self._rng = random.Random(self._retry.seed)
         self._owns_ray = connect(address, num_cpus=num_workers or 1)
         have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -364,6 +358,9 @@ class RayExecutor:
                 backend=self._backend,
             )
             self._call(_Call(job, actor, team, rank), place, attempt)
+        if job.broken is not None:
+            log.info("a gang of %d goes on after %.2f s", team.size, team.started - job.broken)
+            job.broken = None
 
     def _call(self, call: _Call, place: Formation | None, attempt: Attempt | None = None) -> None:
         member = self._members[call.actor]
@@ -404,6 +401,7 @@ class RayExecutor:
                 member.calls[0].started = member.beaten = time.monotonic()
             if isinstance(error, WorkerLost):
                 member.lost, member.question = time.monotonic(), None
+                member.died = member.died or time.monotonic()
         if facts is not None and call.team is None:
             self._usual[call.job.kind].append(time.monotonic() - call.started)
         if isinstance(error, WorkerLost) and not was_at_work:
@@ -427,6 +425,8 @@ class RayExecutor:
             self._part(team)
         if team.members:
             return None
+        if team.lost is not None and team.facts is None:
+            team.job.broken = team.job.broken or time.monotonic()
         if team.facts is None and team.error is None and team.lost is None:  # told to part
             self._queue.appendleft(team.job)
             return None
@@ -525,13 +525,15 @@ class RayExecutor:
         try:
             for node, beats in self._answers(member):
                 member.node, member.beats, member.beaten, member.lost = node, beats, now, None
+                log.info("worker %d is back after %.2f s", number, now - (member.died or now))
+                member.died = None
         except ActorUnavailableError:
             member.lost = now + self._patience.tick
         except RayActorError:
             if member.node is None:
                 del self._members[number]
             else:  # Ray has restarted it as often as it may
-                self._members[number] = _Member(self._new_actor(), lost=now + 1)
+                self._members[number] = _Member(self._new_actor(), lost=now + 1, died=member.died)
 
     def _answers(self, member: _Member) -> Iterator[tuple[str, int]]:
         """The answer to the last question, if it is there."""
@@ -584,7 +586,8 @@ def connect(address: str | None, *, num_cpus: int) -> bool:
         if address is not None:  # given HOST:PORT, Ray by itself sends no token
             maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         _knock(address)
-        ray.init(address=address or "local", **options)
+        with _handlers_kept():
+            ray.init(address=address or "local", **options)
     except Exception as error:
         line = next(iter(str(error).strip().splitlines()), repr(error))
         raise ClusterError(
@@ -593,6 +596,17 @@ def connect(address: str | None, *, num_cpus: int) -> bool:
             "one on this machine"
         ) from error
     return True
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray takes SIGTERM to end the process on the spot; what was set for it before stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def _knock(address: str | None) -> None:

@@ -1,0 +1,35 @@
+"""A driver that is quicker to notice what is wrong than the command, and says what it notices.
+
+python tests/chaos/driver.py MANIFEST OUT WORKERS
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from msbd_dist.batch.manifest import read_manifest
+from msbd_dist.batch.run import run_manifest
+from msbd_dist.canvas import lease
+from msbd_dist.dist import ray_executor
+from msbd_dist.dist.executor import Patience
+from msbd_dist.errors import MsbdError
+
+
+def main(manifest: str, out: str, workers: str) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
+    lease.BEAT_SECONDS, lease.STALE_SECONDS = 0.5, 4.0
+    ray_executor.PATIENCE = Patience(tick=0.2, ping=1.0, hang=6.0, grow=3.0)
+    try:
+        result = run_manifest(read_manifest(Path(manifest)), out, workers=int(workers))
+    except MsbdError as error:
+        print(f"msbd: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    for edit in result.edits:
+        print(edit.id, edit.state, edit.error or "")  # noqa: T201
+    return result.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
