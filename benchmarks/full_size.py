@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe_machine
-from msbd_dist.batch.record import peak_memory_mb, versions
+from msbd_dist.batch.record import package_versions, peak_memory_mb
 from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings
 from msbd_dist.core.reduction import Alone
 from msbd_dist.core.spec import Family, ModelSpec
@@ -440,7 +440,7 @@ def provenance(threads: int) -> dict[str, object]:
     return {
         "machine": describe_machine(),
         "threads": threads,
-        "versions": versions(),
+        "versions": package_versions(),
         "commit": commit(),
         "family": asdict(FAMILY),
         "parameters": PARAMETERS,

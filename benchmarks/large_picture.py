@@ -20,6 +20,7 @@ from benchmarks.machine import describe_machine
 from msbd_dist.batch.record import load_edit
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.batch.single import edit_manifest
+from msbd_dist.canvas.files import open_files
 from msbd_dist.core.geometry import Size
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.tiny.scenes import Background, Scene, render
@@ -73,7 +74,7 @@ def measure(folder: Path, workers: int, decoder_steps: int) -> dict[str, object]
     (edit,) = result.edits
     if edit.error is not None:
         raise edit.error
-    plan = load_edit(folder / "run/edit").plan
+    plan = load_edit(open_files(folder / "run/edit")).plan
     stored = sum(p.stat().st_size for p in (folder / "run").rglob("*") if p.is_file())
     return {
         "picture": f"{SIZE.width}x{SIZE.height}",

@@ -39,7 +39,7 @@ from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.lease import Holder, Lease, LeaseLost
 from msbd_dist.canvas.ledger import Facts
 from msbd_dist.core.plan import Task
-from msbd_dist.core.spec import EditSpec, ModelSpec
+from msbd_dist.core.spec import EditSpec
 from msbd_dist.dist.executor import Executor, Outcome, SerialExecutor
 from msbd_dist.errors import InputError, ModelError, MsbdError, RunError
 from msbd_dist.models.card import resolve
@@ -149,7 +149,7 @@ def run_manifest(
         progress.finish(result)
     peak: dict[str, int] = {}
     if todo:
-        claim(files, None if any_models else manifest.models)
+        claim(files, run_record(manifest, todo, None), any_models=any_models)
         with closing(Lease.take(files, waiting=progress.wait_for)) as lease:
             save_run(files, run_record(manifest, todo, load_run(files)))
             spec = WorkerSpec(files.url, manifest.models, THREADS)
@@ -402,7 +402,7 @@ def run_record(manifest: Manifest, todo: list[steps.Edit], earlier: RunRecord | 
     )
 
 
-def claim(out: Files, models: ModelSpec | None) -> None:
+def claim(out: Files, record: RunRecord, *, any_models: bool) -> None:
     """Make sure that ``out`` can hold this run: writable, and empty or of these models."""
     try:
         out.write(".writable", b"")
@@ -415,10 +415,11 @@ def claim(out: Files, models: ModelSpec | None) -> None:
     if earlier is None:
         if not out.is_empty:
             raise RunError(f"{out.url}: holds files that are not of a run; choose an empty --out")
-    elif models is not None and earlier.models != models:
+        save_run(out, record)  # before anything else: now it is one
+    elif not any_models and earlier.models != record.models:
         raise RunError(
             f"{out.url}: holds a run with models {earlier.models.family}, this one has "
-            f"{models.family}; choose another --out"
+            f"{record.models.family}; choose another --out"
         )
 
 
