@@ -34,12 +34,8 @@ SWITCHES = tuple(f.name for f in fields(Method) if f.type == "bool")  # take on 
 EDIT_KEYS = tuple(f.name for f in fields(EditSpec) if f.name != "method")
 MODEL_KEYS = tuple(f.name for f in fields(ModelSpec))
 TOP_KEYS = ("models", "defaults", "edits")
-RESERVED = (
-    "run.json",
-    "report.json",
-    "lease",
-    "contact-sheet.png",
-)  # files beside the edits' folders
+# what lies beside the edits' folders
+RESERVED = ("run.json", "report.json", "lease", "contact-sheet.png", "contact-sheets")
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 _METHOD = TypeAdapter(Method)
@@ -114,7 +110,7 @@ def make_edit(values: Mapping[str, Any], *, folder: Path, where: Place, at: At =
         if key not in values:
             raise where.error(at, f"has no `{key}`", "every edit needs id, image, mask and prompt")
     own = {k: _typed(v, k, where, at) for k, v in values.items() if k in EDIT_KEYS}
-    if not ID.fullmatch(own["id"]) or own["id"].startswith(RESERVED):
+    if not ID.fullmatch(own["id"]) or own["id"] in RESERVED:
         raise where.error(
             (*at, "id"),
             f"got {own['id']!r}",

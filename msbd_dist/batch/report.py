@@ -1,7 +1,7 @@
 """What a person looks at afterwards: previews, candidates, a contact sheet, results as JSON.
 
 OUT/report.json                      one entry per edit
-OUT/contact-sheet.png                 before / mask / after, one row per finished edit; -2, -3, ...
+OUT/contact-sheet.png                 before / mask / after, one row per finished edit
 OUT/<edit>/previews/edit.png          the edit's row
 OUT/<edit>/previews/stage-<k>.png     the composed stages
 OUT/<edit>/candidates/<b>-<score>.png the first stage's samples; the chosen one is marked
@@ -52,7 +52,7 @@ def write_report(out: Files, results: tuple[EditResult, ...]) -> str | None:
 
 
 def _sheet_name(number: int) -> str:
-    return f"contact-sheet-{number + 1}.png" if number else "contact-sheet.png"
+    return f"contact-sheets/{number + 1}.png" if number else "contact-sheet.png"
 
 
 def _row_of(out: Files, result: EditResult) -> bytes | None:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -62,6 +62,7 @@ from msbd_dist.models.card import resolve
 
 log = logging.getLogger(__name__)
 
+FLAT = 1 / 512  # less than this between the darkest and the brightest sample
 CHECKPOINT_SECONDS = 60.0  # between two of an unfinished decoder optimization
 
 
@@ -76,6 +77,7 @@ class Scene:
     attempt: str  # whose results are written
     versions: Versions  # and which are read
     beat: Beat  # a sign that work goes on
+    flat: list[int] = field(default_factory=list)  # slots whose segment is all of one colour
 
     @property
     def plan(self) -> Plan:
@@ -131,6 +133,7 @@ class TaskWorker:
         facts |= {
             "attempt": attempt.name,
             "stored": scene.canvas.digests,
+            **({"flat": scene.flat} if scene.flat else {}),
             "seconds": round(time.perf_counter() - started, 3),
             "peak_mb": peak_memory_mb(),
             "models": self._models.describe(),
@@ -144,11 +147,13 @@ class TaskWorker:
         runs out."""
         facts: Facts = {}
         size = max(1, -(-len(task.slots) // parts))
+        if self._models.device.type == "cpu":
+            size = 1  # nothing is gained by more, and so bytes don't depend on the pieces
         pieces = deque(task.slots[i : i + size] for i in range(0, len(task.slots), size))
         while pieces:
             piece = pieces.popleft()
             try:
-                facts |= self._kinds[task.kind](scene, piece)
+                facts |= self._soundly(scene, task.kind, piece)
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 if len(piece) == 1:
@@ -157,6 +162,21 @@ class TaskWorker:
                 half = len(piece) // 2
                 pieces.extendleft((piece[half:], piece[:half]))
         return facts
+
+    def _soundly(self, scene: Scene, kind: str, slots: tuple[int, ...]) -> Facts:
+        """Half precision can overflow: what comes out as NaN or all one colour is done again in
+        full precision, once."""
+        try:
+            return self._kinds[kind](scene, slots)
+        except NonFiniteError as error:
+            if self._models.dtype == torch.float32:
+                raise
+            log.warning("%s; done again in float32", error)
+        usual, self._models = self._models, self._models.in_float32()
+        try:
+            return self._kinds[kind](scene, slots) | {"dtype": "float32"}
+        finally:
+            self._models = usual
 
     def _scene(self, order: Order, attempt: str, beat: Beat) -> Scene:
         if order.work not in self._opened:
@@ -298,7 +318,16 @@ class TaskWorker:
         with torch.no_grad():
             pixels = self._models.latent.decode(z, params)[0].clamp(0, 1).cpu().numpy()
         _require_finite(pixels, scene, "decoder")
+        if float(np.ptp(pixels)) < FLAT:
+            self._report_flat(scene, slot)
         scene.canvas.write_segment(scene.stage, slot, pixels)
+
+    def _report_flat(self, scene: Scene, slot: int) -> None:
+        name = f"edit {scene.record.spec.id}: segment {slot} of stage {scene.stage.index}"
+        if self._models.dtype != torch.float32:
+            raise NonFiniteError(f"{name} is all of one colour")
+        log.warning("%s is all of one colour", name)
+        scene.flat.append(slot)
 
     def _tuned_weights(self, scene: Scene) -> Params:
         """The stage's tuned decoder; the last one used is kept."""

@@ -88,6 +88,10 @@ class Models:
             )
         return self._upscalers[kind]
 
+    def in_float32(self) -> Models:
+        """The same in full precision; what was read stays where it is."""
+        return Models(self.card, Choice(self.device, torch.float32, self.reason))
+
     def describe(self) -> str:
         """What runs where, in one line."""
         sr = Path(self.card.sr).name if self.card.sr else "none"
