@@ -1,0 +1,79 @@
+"""The driver dies at every kind of write, or is told to stop; the same command continues."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from campaign import broken_promises, digests
+
+from msbd_dist.batch.manifest import Manifest
+
+HERE = Path(__file__).parent
+WRITES = [
+    "run.json",
+    "lease/00000002.json",
+    "star/edit.json",
+    "ledger/ingest.json",
+    "ledger/0-denoise-0.json",
+    "ledger/0-fit-0.json",
+    "ledger/1-decode-0.json",
+    "previews/stage-1.png",
+    "ledger/2-denoise-1.json",
+    "tuned-2-*.safetensors",
+    "ledger/2-compose-*.json",
+    "star/output.png",
+    "ledger/export.json",
+    "report.json",
+]
+
+
+def run(script: str, edits: Manifest, out: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(HERE / script), str(edits.path), str(out), *more]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def test_a_driver_killed_at_every_kind_of_write_loses_nothing(
+    edits: Manifest, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    out, killed = tmp_path / "out", 0
+    for number, pattern in enumerate(WRITES):
+        driver = run("mortal.py", edits, out, ("before", "after")[number % 2], pattern)
+        words, _ = driver.communicate(timeout=300)
+        assert driver.returncode in (0, -signal.SIGKILL), words
+        killed += driver.returncode == -signal.SIGKILL
+    last = run("mortal.py", edits, out, "before", "nothing")
+    words, _ = last.communicate(timeout=300)
+    assert last.returncode == 0, words
+    assert killed >= len(WRITES) - 2
+    assert digests(out) == quiet
+    assert not broken_promises(out)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_driver_that_is_told_to_stop_finishes_what_runs(
+    edits: Manifest, quiet: dict[str, str], tmp_path: Path, number: int, code: int
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "msbd_dist.cli", "run", str(edits.path), "--out", str(out)]
+    driver = subprocess.Popen(
+        [*command, "--workers", "2"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 120
+    while not list(out.glob("*/*/ledger/*-denoise-*.json")) and time.monotonic() < until:
+        time.sleep(0.1)
+    os.kill(driver.pid, number)
+    _, words = driver.communicate(timeout=90)
+    assert driver.returncode == code, words
+    assert "Traceback" not in words
+    assert "the same command continues" in words
+    before = {path: path.read_bytes() for path in out.glob("*/*/ledger/*.json")}
+    finish = subprocess.run([*command, "--executor", "serial"], capture_output=True, text=True)
+    assert finish.returncode == 0, finish.stderr
+    assert digests(out) == quiet
+    assert all(path.read_bytes() == marker for path, marker in before.items())
