@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, draw_inputs, pixels
+from conftest import pixels
 from PIL import Image
+from quick import QUICK, draw_inputs
 from safetensors.numpy import save_file
 
 from msbd_dist import cli

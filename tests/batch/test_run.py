@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from conftest import FAST, draw_inputs, manifest_of, pixels
+from conftest import manifest_of, pixels
+from quick import FAST, draw_inputs
 from safetensors.torch import load_file, save_file
 
 from msbd_dist.batch import steps

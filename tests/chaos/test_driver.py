@@ -60,7 +60,8 @@ def test_a_driver_that_is_told_to_stop_finishes_what_runs(
     edits: Manifest, quiet: dict[str, str], tmp_path: Path, number: int, code: int
 ) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "msbd_dist.cli", "run", str(edits.path), "--out", str(out)]
+    msbd = Path(sys.executable).with_name("msbd")
+    command = [str(msbd), "run", str(edits.path), "--out", str(out)]
     driver = subprocess.Popen(
         [*command, "--workers", "2"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
