@@ -76,17 +76,17 @@ def digests(out: str | Path) -> dict[str, str]:
     return found
 
 
-def broken_promises(out: Path) -> list[str]:
+def broken_promises(out: str | Path) -> list[str]:
     """What is wrong with a finished run's ledger and stored arrays."""
     import numpy as np
     import zarr
 
-    from msbd_dist.batch.record import sha256
+    from msbd_dist.batch.steps import digest_at
     from msbd_dist.canvas.store import _digest
 
     wrong = []
     for name in EDITS:
-        files = open_files(out / name)
+        files = open_files(out) / name
         record = load_edit(files)
         work = files / record.key
         ledger = Ledger(work / "ledger")
@@ -100,7 +100,7 @@ def broken_promises(out: Path) -> list[str]:
                 block = group[array].blocks[tuple(int(i) for i in where.split("."))]
                 if _digest(np.asarray(block)) != digest:
                     wrong.append(f"{name}: {task} has a changed chunk {chunk}")
-        if sha256(out / name / "output.png") != ledger["export"]["sha256"]:
+        if digest_at(f"{files.url}/output.png") != ledger["export"]["sha256"]:
             wrong.append(f"{name}: the output is not what was exported")
     return wrong
 

@@ -18,7 +18,7 @@ from typing import Any
 from msbd_dist.batch.manifest import read_manifest
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.canvas import images, lease
-from msbd_dist.canvas.files import LocalFiles
+from msbd_dist.canvas.files import LocalFiles, UrlFiles
 
 
 def main(manifest: str, out: str, moment: str, pattern: str) -> int:
@@ -36,9 +36,10 @@ def main(manifest: str, out: str, moment: str, pattern: str) -> int:
 
         return call
 
-    for name in ("write", "create"):
-        real = getattr(LocalFiles, name)
-        setattr(LocalFiles, name, deadly(real, lambda files, path, _: f"{files.path}/{path}"))
+    for kind in (LocalFiles, UrlFiles):
+        for name in ("write", "create", "put"):
+            real = getattr(kind, name)
+            setattr(kind, name, deadly(real, lambda files, path, _: f"{files.url}/{path}"))
     images.os.replace = deadly(os.replace, lambda _, target: str(target))  # type: ignore[attr-defined]
     return run_manifest(read_manifest(Path(manifest)), out, executor="serial").exit_code
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from campaign import broken_promises, digests
@@ -33,15 +34,23 @@ WRITES = [
 ]
 
 
-def run(script: str, edits: Manifest, out: Path, *more: str) -> subprocess.Popen[str]:
+def run(script: str, edits: Manifest, out: Path | str, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(HERE / script), str(edits.path), str(out), *more]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+@pytest.fixture(params=["local", "s3"])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "out")
+    request.getfixturevalue("s3_server")
+    return f"s3://runs/{uuid4().hex}"
+
+
 def test_a_driver_killed_at_every_kind_of_write_loses_nothing(
-    edits: Manifest, quiet: dict[str, str], tmp_path: Path
+    edits: Manifest, quiet: dict[str, str], out: str
 ) -> None:
-    out, killed = tmp_path / "out", 0
+    killed = 0
     for number, pattern in enumerate(WRITES):
         driver = run("mortal.py", edits, out, ("before", "after")[number % 2], pattern)
         words, _ = driver.communicate(timeout=300)
