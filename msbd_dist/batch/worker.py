@@ -212,7 +212,8 @@ class TaskWorker:
         scores = self._scores(scene, pictures)
         chosen = int(np.argmax(scores)) if scores else 0
         scene.canvas.write_latent(scene.stage, 0, z[chosen].cpu().numpy())
-        scene.canvas.write_segment(scene.stage, 0, pictures[chosen].numpy())
+        if not method.decoder_optimization:
+            scene.canvas.write_segment(scene.stage, 0, pictures[chosen].numpy())
         return {"scores": scores, "chosen": chosen}
 
     def _scores(self, scene: Scene, pictures: torch.Tensor) -> list[float] | None:

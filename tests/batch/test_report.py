@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from msbd_dist.batch.report import PREVIEW, stage_preview
-from msbd_dist.canvas.store import Canvas
+from msbd_dist.canvas.files import open_files
+from msbd_dist.canvas.store import Canvas, Version, canvas_group
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import make_plan
 from msbd_dist.core.spec import Method, ModelSpec
@@ -28,5 +29,13 @@ def test_a_last_chunk_thinner_than_a_preview_pixel_is_no_trouble(
         method=Method(margin=1.0),
     )
     assert plan.final.size.width == width
-    canvas = Canvas.create(tmp_path / "canvas.zarr", plan, np.dtype(np.uint8))
+    group = canvas_group(open_files(tmp_path))
+    versions = {"ingest": Version("1.0"), f"{plan.final.index}-compose": Version("1.0")}
+    canvas = Canvas(group, plan, np.dtype(np.uint8), versions, attempt="1.0")
+    source = plan.source_box
+    canvas.write_source(
+        source, np.zeros((3, *source.size.shape), np.uint8), np.ones(source.size.shape, bool)
+    )
+    row, column, box = plan.final.grid.chunk(plan.written_chunks(plan.final)[0])
+    canvas.write_composed(plan.final, row, column, np.zeros((3, *box.size.shape), np.float32))
     assert stage_preview(canvas, plan.final).shape[-1] == PREVIEW
