@@ -165,6 +165,7 @@ class _Call:
     team: _Team | None = None
     rank: int = 0
     started: float = field(default_factory=time.monotonic)  # of the work, not of the waiting
+    blameless: bool = False  # it had not begun when its worker was lost
 
 
 @dataclass(eq=False)
@@ -388,7 +389,6 @@ class RayExecutor:
         """What a call that has returned means for its job: its outcome, or None for not yet."""
         call = self._calls.pop(reference)
         member = self._members.get(call.actor)
-        was_at_work = member is None or member.calls[0] is call
         facts, error = None, None
         try:
             facts = ray.get(reference)
@@ -396,16 +396,19 @@ class RayExecutor:
             error = self._as_ours(raised, member)
         call.job.calls -= 1
         if member is not None:
+            call.blameless = call.blameless or member.calls[0] is not call
             member.calls.remove(call)
             if member.calls:
                 member.calls[0].started = member.beaten = time.monotonic()
             if isinstance(error, WorkerLost):
+                for other in member.calls:
+                    other.blameless = True
                 member.lost, member.question = time.monotonic(), None
                 member.died = member.died or time.monotonic()
         if facts is not None and call.team is None:
             self._usual[call.job.kind].append(time.monotonic() - call.started)
-        if isinstance(error, WorkerLost) and not was_at_work:
-            error = NodeLost(str(error))  # it had not begun: nothing to charge it with
+        if isinstance(error, WorkerLost) and call.blameless:
+            error = NodeLost(str(error))
         if call.team is not None:
             return self._take_member(call, call.team, facts, error)
         return self._settle(call.job, facts, error)
