@@ -84,18 +84,6 @@ _NOTES = """- *real*: the same check on real scenes, which is as much as the che
 """
 
 
-_WHY = {  # by the start of a row's key: why its bar is hard
-    "vae_psnr": "Four channels for 8 x 8 pixels hold edges and colours, not the finest texture.",
-    "text_to_image": "High guidance swells contours: corners bend, and a flower's leaves become a "
-    "star's points.",
-    "two_objects": "What fails is mostly a third object, or two that touch.",
-    "inpainting_shape": "The model has learned to draw objects whole and where it likes; held in "
-    "a mask of a few cells, stars and flowers, hearts and circles run into one another.",
-    "seam": "Walls and sky, whose own edges hardly change colour, carry most of it; the other "
-    "backgrounds are near the bar or below it.",
-}
-
-
 def card(results: Mapping[str, Any]) -> str:
     """The card in Markdown for what `Evaluation.written` gave."""
     rows = [Row.read(row) for row in results["rows"].values()]
@@ -169,11 +157,13 @@ def _measured(results: Mapping[str, Any], rows: list[Row]) -> str:
 def _short(rows: list[Row]) -> str:
     missed = [row for row in rows if row.met is False]
     lines = [
-        f"- {row.label}: {shown(row.value, row.unit)}, wanted {shown_bar(row)}{_why(row.key)}"
+        f"- {row.label}: {shown(row.value, row.unit)}, wanted {shown_bar(row)}{_kinds(row)}"
         for row in missed
     ] or ["Nothing: every bar is reached."]
     return "\n".join(["## What falls short", *lines, ""])
 
 
-def _why(key: str) -> str:
-    return next((f". {why}" for start, why in _WHY.items() if key.startswith(start)), "")
+def _kinds(row: Row) -> str:
+    """What the value is made of, where it was measured by kind."""
+    parts = ", ".join(f"{kind} {shown(value, row.unit)}" for kind, value in row.details.items())
+    return f" ({parts})" if parts else ""
