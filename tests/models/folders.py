@@ -166,17 +166,19 @@ def _vae() -> AutoencoderKL:
 
 
 def _text_encoder() -> CLIPTextModel:
+    words = json.loads((bundled_folder() / "tokenizer" / "vocab.json").read_text())
+    end = words["<|endoftext|>"]
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=225,
+            vocab_size=len(words),
             hidden_size=TEXT_WIDTH,
             intermediate_size=48,
             num_hidden_layers=2,
             num_attention_heads=4,
             max_position_embeddings=24,
-            bos_token_id=223,
-            eos_token_id=224,
-            pad_token_id=224,
+            bos_token_id=words["<|startoftext|>"],
+            eos_token_id=end,
+            pad_token_id=end,
         )
     )
 

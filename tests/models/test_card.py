@@ -44,6 +44,7 @@ def test_the_bundled_family_is_a_folder_like_any_other(tmp_path: Path) -> None:
         unet_multiple=32,
         guidance=6.0,
         segment_guidance=0.0,
+        middle_start=0.2,
         segment_start=0.05,
         max_tokens=24,
     )

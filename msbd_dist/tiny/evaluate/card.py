@@ -157,6 +157,13 @@ def _measured(results: Mapping[str, Any], rows: list[Row]) -> str:
 def _short(rows: list[Row]) -> str:
     missed = [row for row in rows if row.met is False]
     lines = [
-        f"- {row.label}: {shown(row.value, row.unit)}, wanted {shown_bar(row)}" for row in missed
+        f"- {row.label}: {shown(row.value, row.unit)}, wanted {shown_bar(row)}{_kinds(row)}"
+        for row in missed
     ] or ["Nothing: every bar is reached."]
     return "\n".join(["## What falls short", *lines, ""])
+
+
+def _kinds(row: Row) -> str:
+    """What the value is made of, where it was measured by kind."""
+    parts = ", ".join(f"{kind} {shown(value, row.unit)}" for kind, value in row.details.items())
+    return f" ({parts})" if parts else ""

@@ -57,7 +57,8 @@ class Vae:
 @dataclass(frozen=True, kw_only=True)
 class Unet:
     recipe: Recipe = Recipe(
-        steps=9000,
+        steps=11_000,
+        restart=9000,
         batch=40,
         learning_rate=8e-4,
         warmup=200,
@@ -79,6 +80,7 @@ class Unet:
     dropped: float = 0.04  # captions replaced by the empty one, beside those that are empty
     snr: float = 5.0  # levels cleaner than this count no more than it (min-SNR)
     guidance: float = 6.0
+    middle_start: float = 0.2  # more redraws what the first stage has drawn better
     segment_start: float = 0.05
     segment_guidance: float = 0.0
     overlap: int = 32
@@ -87,7 +89,8 @@ class Unet:
 @dataclass(frozen=True, kw_only=True)
 class Clip:
     recipe: Recipe = Recipe(
-        steps=3000,
+        steps=4500,
+        restart=3000,
         batch=64,
         learning_rate=1.5e-3,
         last_rate=0.0,

@@ -101,6 +101,7 @@ class UnetPart:
             "overlap": s.overlap,
             "guidance": s.guidance,
             "segment_guidance": s.segment_guidance,
+            "middle_start": s.middle_start,
             "segment_start": s.segment_start,
             "sr": "upscaler/esrgan_x4.safetensors",
             "clip": "clip",

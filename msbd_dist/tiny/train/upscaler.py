@@ -38,8 +38,8 @@ class UpscalerPart:
 
     def loss(self, rng: np.random.Generator, count: int) -> Tensor:
         windows = [
-            data.crop(rng, picture, self.settings.crop, turned=0.5)
-            for picture in self.pictures[rng.integers(len(self.pictures), size=count)]
+            data.crop(rng, self.pictures[index], self.settings.crop, turned=0.5)
+            for index in rng.integers(len(self.pictures), size=count)
         ]
         large = (data.tensor(windows) + 1) / 2
         small = torch.cat([self._shrunk(rng, one) for one in large.split(1)])
