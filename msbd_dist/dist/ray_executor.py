@@ -293,7 +293,7 @@ class RayExecutor:
         while self._queue:
             idle = self._idle()
             job = self._queue[0]
-            if idle and job.ranks > 1 and len(idle) > 1:
+            if idle and job.ranks > 1:
                 self._form(self._queue.popleft(), idle)
             elif idle:
                 self._call(_Call(self._queue.popleft(), idle[0]), None)
