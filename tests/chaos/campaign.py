@@ -37,7 +37,7 @@ from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.ledger import Ledger
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "batch"))
-from conftest import FAST, draw_inputs
+from quick import FAST, draw_inputs
 
 WORKERS = 3
 GIVE_UP = 600.0  # seconds after which a run counts as stuck
