@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,6 +31,32 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A Ray of several nodes."""
+
+    address: str
+    raylets: list[int]  # process numbers, the head's first
+
+
+@pytest.fixture
+def start_nodes() -> Iterator[Callable[[int], Nodes]]:
+    """Starts a Ray of so many nodes in the environment as it is."""
+    with ExitStack() as stack:
+
+        def start(number: int) -> Nodes:
+            command = [sys.executable, str(Path(__file__).with_name("nodes.py")), str(number)]
+            process = stack.enter_context(
+                subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            assert process.stdin
+            assert process.stdout
+            stack.callback(process.stdin.close)
+            return Nodes(**json.loads(process.stdout.readline()))
+
+        yield start
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ from msbd_dist.canvas.ledger import Facts
 from msbd_dist.core.plan import Task
 from msbd_dist.core.spec import EditSpec
 from msbd_dist.dist.executor import Executor, Outcome, SerialExecutor
-from msbd_dist.errors import InputError, ModelError, MsbdError, RunError
+from msbd_dist.errors import ClusterError, InputError, ModelError, MsbdError, RunError
 from msbd_dist.models.card import resolve
 from msbd_dist.models.fingerprint import fingerprint
 
@@ -300,7 +300,7 @@ class Drive:
             return
         if outcome.facts is None:
             assert outcome.error is not None
-            if isinstance(outcome.error, (ModelError, RunError)):  # everybody's
+            if isinstance(outcome.error, (ModelError, RunError, ClusterError)):  # everybody's
                 raise outcome.error
             yield self._fail(running, outcome.error)
             return

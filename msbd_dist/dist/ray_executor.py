@@ -463,6 +463,8 @@ class RayExecutor:
         if not isinstance(raised, (RayActorError, ActorUnavailableError, OutOfMemoryError)):
             return raised
         lines = str(raised).strip().splitlines()
+        if "cancelled before it started" in lines[-1]:  # Ray can't reach its owner: this process
+            return ClusterError(_NO_WAY_BACK)
         born_dead = "creation task" in lines[0]  # then the last line has the reason
         line = lines[-1] if born_dead else lines[0]
         if isinstance(raised, OutOfMemoryError) or "low on memory" in str(raised):
@@ -573,6 +575,12 @@ def _none_left() -> WorkerError:
     return WorkerError("all workers died too often; look for out-of-memory kills on their hosts")
 
 
+_NO_WAY_BACK = (
+    "the cluster gives up workers before they start: it can't call back to this process; if it was "
+    "started without a token, set RAY_AUTH_MODE=disabled here too, otherwise look for a firewall"
+)
+
+
 def connect(address: str | None, *, num_cpus: int) -> bool:
     """Use a Ray that is already initialised, the one at ``address``, or start one here.
 
@@ -586,19 +594,39 @@ def connect(address: str | None, *, num_cpus: int) -> bool:
         cpus = max(num_cpus, os.cpu_count() or 1)
         options |= {"num_cpus": cpus, "include_dashboard": False}
     try:
-        if address is not None:  # given HOST:PORT, Ray by itself sends no token
-            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         _knock(address)
-        with _handlers_kept():
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray at {address}: {error.strerror or error}; start one with `ray start --head`, "
+            "or leave --address out to start one on this machine"
+        ) from error
+    try:
+        with _handlers_kept(), _quiet():
+            if address is not None:  # given HOST:PORT, Ray by itself sends no token
+                maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
             ray.init(address=address or "local", **options)
     except Exception as error:
         line = next(iter(str(error).strip().splitlines()), repr(error))
         raise ClusterError(
-            f"no Ray at {address or 'this machine'}: {line}; start one with `ray start --head` "
-            "(~/.ray/auth_token must be the same there and here), or leave --address out to start "
-            "one on this machine"
+            f"the Ray at {address or 'this machine'} does not take this process: {line}; it must "
+            f"be Ray {ray.__version__} too, and have the same token (~/.ray/auth_token of its "
+            "head, or RAY_AUTH_TOKEN)"
         ) from error
     return True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray's own code says each second that it is refused, straight to the error stream; so that one
+    clear line is left, that stream is closed meanwhile."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager

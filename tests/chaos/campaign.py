@@ -62,7 +62,7 @@ def write_manifest(folder: Path) -> Path:
 
 
 def digests(out: str | Path) -> dict[str, str]:
-    """By task and chunk: what is stored, as its marker has it; by file: of the output."""
+    """Of all that counts: chunks by task, as the markers have them, and each edit's output."""
     found = {}
     for name in EDITS:
         files = open_files(out) / name
@@ -71,7 +71,8 @@ def digests(out: str | Path) -> dict[str, str]:
         for task in record.plan.tasks(name):
             facts = ledger[task.name]
             for chunk, digest in facts["stored"].items():
-                found[f"{name} {task.name} {chunk.replace(facts['attempt'], '')}"] = digest
+                array, where = chunk.rsplit(" ", 1)
+                found[f"{name} {task.name} {array.rsplit('/', 1)[0]} {where}"] = digest
         found[f"{name} output"] = ledger["export"]["sha256"]
     return found
 

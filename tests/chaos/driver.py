@@ -1,6 +1,6 @@
 """A driver that is quicker to notice what is wrong than the command, and says what it notices.
 
-python tests/chaos/driver.py MANIFEST OUT WORKERS
+python tests/chaos/driver.py MANIFEST OUT WORKERS [ADDRESS]
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from msbd_dist.dist.executor import Patience
 from msbd_dist.errors import MsbdError
 
 
-def main(manifest: str, out: str, workers: str) -> int:
+def main(manifest: str, out: str, workers: str, address: str | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
     lease.BEAT_SECONDS, lease.STALE_SECONDS = 0.5, 4.0
     ray_executor.PATIENCE = Patience(tick=0.2, ping=1.0, hang=6.0, grow=3.0)
     try:
-        result = run_manifest(read_manifest(Path(manifest)), out, workers=int(workers))
+        result = run_manifest(
+            read_manifest(Path(manifest)), out, workers=int(workers), address=address
+        )
     except MsbdError as error:
         print(f"msbd: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

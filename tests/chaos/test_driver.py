@@ -18,14 +18,14 @@ from msbd_dist.batch.manifest import Manifest
 HERE = Path(__file__).parent
 WRITES = [
     "run.json",
-    "lease/00000002.json",
+    "lease/*.json",
     "star/edit.json",
     "ledger/ingest.json",
     "ledger/0-denoise-0.json",
     "ledger/0-fit-0.json",
     "ledger/1-decode-0.json",
     "previews/stage-1.png",
-    "ledger/2-denoise-1.json",
+    "ledger/2-denoise-2.json",
     "tuned-2-*.safetensors",
     "ledger/2-compose-*.json",
     "star/output.png",
