@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test chaos check clean
 
 setup: $(READY)
 
@@ -20,6 +20,12 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# processes killed and frozen, hosts cut off, disks full: the long tests, then FAULTS faults (SEED=N replays)
+FAULTS ?= 50
+chaos: $(READY)
+	$(BIN)/python -m pytest -m long tests
+	$(BIN)/python tests/chaos/campaign.py --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 check: $(READY)
 	$(BIN)/ruff check
