@@ -8,6 +8,7 @@
     │   ├── PromptError      a prompt that the text encoder can't hold
     │   └── ModelError       a model folder or checkpoint: missing, incomplete, of the wrong kind
     ├── RunError             a run directory that belongs to something else or can't be written
+    │   └── FullError        one that has no room left: every edit's trouble
     ├── StoreError           a run directory that lost or changed what was written
     ├── NonFiniteError       the model produced NaN or infinity
     ├── WorkerError          a worker died more often than the retry policy allows
@@ -53,6 +54,10 @@ class ModelError(InputError):
 
 class RunError(InputError):
     """A run directory is not writable or holds another run."""
+
+
+class FullError(RunError):
+    """A run directory has no room left, or may only be read."""
 
 
 class StoreError(MsbdError):

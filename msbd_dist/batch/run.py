@@ -41,7 +41,7 @@ from msbd_dist.canvas.ledger import Facts
 from msbd_dist.core.plan import Task
 from msbd_dist.core.spec import EditSpec
 from msbd_dist.dist.executor import Executor, Outcome, SerialExecutor
-from msbd_dist.errors import ClusterError, InputError, ModelError, MsbdError, RunError
+from msbd_dist.errors import ClusterError, FullError, InputError, ModelError, MsbdError, RunError
 from msbd_dist.models.card import resolve
 from msbd_dist.models.fingerprint import fingerprint
 
@@ -316,7 +316,7 @@ class Drive:
         error = future.exception()
         if error is None:
             yield from self._enter(running, chore.name)
-        elif isinstance(error, LeaseLost) or not isinstance(error, Exception):
+        elif isinstance(error, (LeaseLost, FullError)) or not isinstance(error, Exception):
             raise error
         else:
             yield self._fail(running, error)
@@ -349,7 +349,7 @@ class Drive:
 
     def _hand_out(self, edit: steps.Edit, work: Task | steps.Chore) -> None:
         if isinstance(work, steps.Chore):
-            self._chores[self._threads.submit(work, f"{self._lease.epoch}.0")] = work
+            self._chores[self._threads.submit(work, self._lease.epoch)] = work
             return
         plan, stage = edit.record.plan, edit.record.plan.stages[work.stage]
         order = Order(work, f"{edit.id}/{edit.record.key}", versions_of(edit.ledger, plan, stage))

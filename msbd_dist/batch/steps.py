@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import random
 import secrets
 import tempfile
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from msbd_dist.core.compose import Floats
 from msbd_dist.core.geometry import Box
 from msbd_dist.core.plan import Plan, Stage, make_plan
 from msbd_dist.core.spec import EditSpec, ModelSpec
+from msbd_dist.dist.executor import Attempt, History, RetryPolicy, persevere
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import Card
 
@@ -190,8 +192,12 @@ class Chore:
     name: str
     run: Callable[[str], Facts]  # of the attempt that writes
 
-    def __call__(self, attempt: str) -> Facts:
-        facts = self.run(attempt) | {"attempt": attempt, "peak_mb": peak_memory_mb()}
+    def __call__(self, epoch: int) -> Facts:
+        return persevere(self._try, History(epoch, RetryPolicy()), random.Random())
+
+    def _try(self, attempt: Attempt) -> Facts:
+        facts = self.run(attempt.name)
+        facts |= {"attempt": attempt.name, "peak_mb": peak_memory_mb()}
         return self.edit.ledger.commit(self.name, facts)
 
 

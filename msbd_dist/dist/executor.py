@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any, Protocol
 
-from msbd_dist.errors import MsbdError, RunError, WorkerError
+from msbd_dist.errors import FullError, MsbdError, WorkerError
 
 Facts = dict[str, Any]
 Beat = Callable[[], None]
@@ -191,7 +192,7 @@ class History:
 def _of_the_run(error: Exception) -> Exception:
     """A full disk is nobody's fault: it ends the run, not the edit."""
     if isinstance(error, OSError):
-        return RunError(
+        return FullError(
             f"{error.filename or 'the run directory'}: can't be written ({error.strerror}); "
             "make room and run the same command again"
         )
@@ -201,6 +202,22 @@ def _of_the_run(error: Exception) -> Exception:
 def _out_of_memory(error: Exception) -> WorkerError:
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return WorkerError(f"out of memory even in the smallest pieces ({line}); use a larger worker")
+
+
+def persevere(
+    work: Callable[[Attempt], Facts], history: History, rng: random.Random
+) -> Facts:
+    """Try until it works; raises the error that ends it."""
+    while True:
+        time.sleep(max(0.0, history.due - time.monotonic()))
+        try:
+            return work(history.next())
+        except Exception as error:
+            final = history.forgives(error, rng)
+            if final is error:
+                raise
+            if final is not None:
+                raise final from error
 
 
 class SerialExecutor:
@@ -225,18 +242,16 @@ class SerialExecutor:
         if not self._queue:
             raise LookupError("nothing to wait for")
         task, history = self._queue.popleft(), History(self._epoch, self._retry)
-        while True:
-            time.sleep(max(0.0, history.due - time.monotonic()))
-            try:
-                if self._worker is None:
-                    self._worker = self._make_worker()
-                facts = self._worker.run(task, history.next(), beat=lambda: None)
-            except Exception as error:  # an outcome like any other: the caller decides
-                final = history.forgives(error, self._rng)
-                if final is not None:
-                    return Outcome(task, error=final, attempts=history.failed)
-            else:
-                return Outcome(task, facts=facts, attempts=history.failed + 1)
+        try:
+            facts = persevere(partial(self._run, task), history, self._rng)
+        except Exception as error:  # an outcome like any other: the caller decides
+            return Outcome(task, error=error, attempts=history.failed)
+        return Outcome(task, facts=facts, attempts=history.failed + 1)
+
+    def _run(self, task: Any, attempt: Attempt) -> Facts:
+        if self._worker is None:
+            self._worker = self._make_worker()
+        return self._worker.run(task, attempt, beat=lambda: None)
 
     def drop(self, unwanted: Callable[[Any], bool]) -> int:
         kept = [task for task in self._queue if not unwanted(task)]

@@ -2,8 +2,8 @@
 
 Results are small facts, pixels never pass through Ray. An actor has one task at work and, while
 many wait, one more in hand, so that it need not wait for the driver. A task whose worker dies is
-given to another one, as a new attempt; Ray restarts the dead worker. Near the end, when workers are
-idle, a task that takes much longer than its like gets a twin, and whoever is first counts.
+given to another one, as a new attempt, and a new worker takes its place. Near the end, when workers
+are idle, a task that takes much longer than its like gets a twin, and whoever is first counts.
 
 A task that may be shared is given to a *gang* of idle workers, each with its place in it. When a
 member is lost or hangs, the others are told to leave, and the task is given to a new gang of who is
@@ -58,8 +58,9 @@ from msbd_dist.errors import ClusterError, WorkerError
 
 log = logging.getLogger(__name__)
 
-MAX_RESTARTS = 4  # of one actor by Ray; one that has worked is made anew after that
+MAX_BIRTHS = 5  # of a worker that dies each time before it has answered once
 MAX_CPU_WORKERS = 8  # of the default; each holds its own models
+_LOST = (RayActorError, OutOfMemoryError)  # what a call on a worker that is not there raises
 CONTROL = "control"  # methods of this group answer while a task runs
 
 
@@ -173,8 +174,9 @@ class _Member:
     """What is known of one actor."""
 
     handle: Any
+    births: int = 1  # since an answer
     calls: list[_Call] = field(default_factory=list)  # the first one is at work
-    lost: float | None = None  # when to look whether it has been restarted
+    lost: float | None = None  # when to look whether it is back
     died: float | None = None  # when it was first missed
     question: Any = None  # reference of the answer to the last ping
     asked: float = 0.0
@@ -217,7 +219,7 @@ class RayExecutor:
         options: dict[str, Any] = {
             "num_cpus": 1,
             "num_gpus": min(1.0, gpus / self.num_workers),
-            "max_restarts": MAX_RESTARTS,
+            "max_restarts": 0,  # what Ray restarts does not say what it died of
             "max_task_retries": 0,
             "concurrency_groups": {CONTROL: 1},
         }
@@ -460,7 +462,7 @@ class RayExecutor:
         """The error that the worker raised, or `WorkerLost` where there is no worker any more."""
         if isinstance(raised, RayTaskError):
             return raised.cause if isinstance(raised.cause, Exception) else raised
-        if not isinstance(raised, (RayActorError, ActorUnavailableError, OutOfMemoryError)):
+        if not isinstance(raised, _LOST):
             return raised
         lines = str(raised).strip().splitlines()
         if "cancelled before it started" in lines[-1]:  # Ray can't reach its owner: this process
@@ -500,7 +502,7 @@ class RayExecutor:
 
         One that has not been heard of yet is still loading what it needs.
         """
-        with suppress(RayActorError, ActorUnavailableError):  # its call will say so
+        with suppress(*_LOST):  # its call will say so
             for node, beats in self._answers(member):
                 member.node = node
                 if beats != member.beats:
@@ -519,11 +521,11 @@ class RayExecutor:
 
     def _replace(self, number: int, member: _Member, why: str) -> None:
         log.warning("worker %d %s; it is replaced", number, why)
-        ray.kill(member.handle, no_restart=False)
+        ray.kill(member.handle)
         member.question, member.asked, member.beaten = None, time.monotonic(), time.monotonic()
 
     def _look_for(self, number: int, member: _Member, now: float) -> None:
-        """Whether a lost worker has been restarted; one that never worked is forgotten."""
+        """Whether a lost worker is back; one that is dead is made anew, unless it never works."""
         if member.question is None:
             self._ask(member, now)
             return
@@ -531,14 +533,17 @@ class RayExecutor:
             for node, beats in self._answers(member):
                 member.node, member.beats, member.beaten, member.lost = node, beats, now, None
                 log.info("worker %d is back after %.2f s", number, now - (member.died or now))
-                member.died = None
+                member.died, member.births = None, 1
         except ActorUnavailableError:
             member.lost = now + self._patience.tick
-        except RayActorError:
-            if member.node is None:
+        except _LOST:
+            births = 1 if member.node else member.births
+            if births == MAX_BIRTHS:
                 del self._members[number]
-            else:  # Ray has restarted it as often as it may
-                self._members[number] = _Member(self._new_actor(), lost=now + 1, died=member.died)
+            else:
+                self._members[number] = _Member(
+                    self._new_actor(), births=births + 1, lost=now, died=member.died
+                )
 
     def _answers(self, member: _Member) -> Iterator[tuple[str, int]]:
         """The answer to the last question, if it is there."""

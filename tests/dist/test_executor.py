@@ -33,7 +33,7 @@ from msbd_dist.dist.executor import (
     classify,
 )
 from msbd_dist.dist.ray_executor import Patience, RayExecutor
-from msbd_dist.errors import ImageError, NonFiniteError, RunError, WorkerError
+from msbd_dist.errors import FullError, ImageError, NonFiniteError, WorkerError
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def test_short_memory_asks_for_smaller_pieces(history: History) -> None:
 
 def test_a_full_disk_is_the_runs_own_trouble(history: History) -> None:
     final = ends_with(history, OSError(errno.ENOSPC, "No space left on device", "/runs/a"))
-    assert isinstance(final, RunError)
+    assert isinstance(final, FullError)
     assert "/runs/a: can't be written (No space left on device); make room" in str(final)
 
 
