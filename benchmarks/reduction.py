@@ -1,17 +1,19 @@
 """What sharing a decoder optimization costs: step time and the share that the all-reduce has.
 
-    python -m benchmarks.reduction [--ranks 1 2 4] [--pixels 128] [--steps 3] [-o FILE]
+    python -m benchmarks.reduction [--ranks 1 2 3 5] [--segments 6] [--pixels 64] [--steps 3] [-o F]
 
-The decoder of the Stable Diffusion autoencoder (50 million parameters, random weights), one segment
-for each rank, each rank a process with one thread, gloo between them. Printed for each number of
-ranks and kind of reduction, of the slowest rank: seconds of a step, the seconds in it that it waits
-for sums, their share, and for comparison an all-reduce of the same buffer with nothing else to do.
-All in one run; on one machine, so that messages cross its memory only.
+The decoder of the Stable Diffusion autoencoder (50 million parameters, random weights); each rank
+is a process with one thread, gloo between them. Printed for each number of ranks and kind of
+reduction: seconds of a step, the seconds in it that the slowest rank waits for sums, their share,
+the seconds of an all-reduce of the same buffer with nothing else to do, and a digest of the tuned
+weights, which under ``exact`` must be one and the same. On one machine: messages cross its memory
+only, and more ranks than cores share these.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import time
@@ -71,8 +73,8 @@ class _TimedSum:
             self.sum.wait()
 
 
-def member(place: Formation, pixels: int, steps: int, answers: Any) -> None:
-    """One rank: a fit of each kind, one segment of its own."""
+def member(place: Formation, segments: int, pixels: int, steps: int, answers: Any) -> None:
+    """One rank: a fit of each kind, with its share of the segments."""
     torch.set_num_threads(1)
     team = Timed(Gang(place, stopped=lambda: False))
     decoder, pretrained = make_decoder()
@@ -89,17 +91,24 @@ def member(place: Formation, pixels: int, steps: int, answers: Any) -> None:
 
     for kind in KINDS:
         settings = FitSettings(steps=steps + 1, lr=1e-4, lam=100.0, reduction=kind)
-        fit = DecoderFit(decode, pretrained, segment, place.size, settings)
-        began, turns = time.perf_counter(), []
-        waited = team.seconds
+        fit = DecoderFit(decode, pretrained, segment, segments, settings)
+        turns: list[Any] = []
 
         def on_turn(_: int, turns: list[Any] = turns) -> None:
             turns.append((time.perf_counter(), team.seconds))
 
-        fit.run(team, on_turn=on_turn)
+        tuned = fit.run(team, on_turn=on_turn)
         (began, waited), *rest = turns  # the first one also warms up
         whole = (rest[-1][0] - began) / steps
-        answers.put((kind, whole, (rest[-1][1] - waited) / steps, bare(team, kind, pretrained)))
+        waits = (rest[-1][1] - waited) / steps
+        answers.put((kind, digest(tuned), whole, waits, bare(team, kind, pretrained)))
+
+
+def digest(weights: Params) -> str:
+    found = hashlib.sha256()
+    for weight in weights.values():
+        found.update(weight.numpy().tobytes())
+    return found.hexdigest()[:12]
 
 
 def bare(team: Team, kind: Reduction, weights: Params) -> float:
@@ -125,14 +134,14 @@ def make_decoder() -> tuple[torch.nn.Module, Params]:
     return decoder.eval(), dict(decoder.named_parameters())
 
 
-def measure(ranks: int, pixels: int, steps: int) -> list[dict[str, Any]]:
+def measure(ranks: int, segments: int, pixels: int, steps: int) -> list[dict[str, Any]]:
     store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     context = get_context("spawn")
     answers = context.Queue()
     processes = []
     for rank in range(ranks):
         place = Formation(host="127.0.0.1", port=store.port, generation=1, rank=rank, size=ranks)
-        arguments = (place, pixels, steps, answers)
+        arguments = (place, segments, pixels, steps, answers)
         processes.append(context.Process(target=member, args=arguments, daemon=True))
         processes[-1].start()
     found = [answers.get(timeout=1800) for _ in range(ranks * len(KINDS))]
@@ -140,7 +149,8 @@ def measure(ranks: int, pixels: int, steps: int) -> list[dict[str, Any]]:
         process.join()
     rows = []
     for kind in KINDS:
-        whole, waited, alone = map(max, zip(*(f[1:] for f in found if f[0] == kind), strict=True))
+        (weights,) = {f[1] for f in found if f[0] == kind}  # the same in all ranks
+        whole, waited, alone = map(max, zip(*(f[2:] for f in found if f[0] == kind), strict=True))
         rows.append(
             {
                 "ranks": ranks,
@@ -149,6 +159,7 @@ def measure(ranks: int, pixels: int, steps: int) -> list[dict[str, Any]]:
                 "waits_s": round(waited, 3),
                 "share": round(waited / whole, 3),
                 "bare_all_reduce_s": round(alone, 3),
+                "weights": weights,
             }
         )
     return rows
@@ -156,19 +167,25 @@ def measure(ranks: int, pixels: int, steps: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--pixels", type=int, default=128, help="side of a segment")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 3, 5])
+    parser.add_argument("--segments", type=int, default=6)
+    parser.add_argument("--pixels", type=int, default=64, help="side of a segment")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     numel = sum(weight.numel() for weight in make_decoder()[1].values())
     rows = []
     for ranks in options.ranks:
-        for row in measure(ranks, options.pixels, options.steps):
+        for row in measure(ranks, options.segments, options.pixels, options.steps):
             rows.append(row)
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    exact = {row["weights"] for row in rows if row["reduction"] == "exact"}
+    print(
+        "exact: the same weights for any number of ranks" if len(exact) == 1 else "exact: DIFFERS"
+    )
     if options.output:
-        found = {"machine": describe_machine(), "pixels": options.pixels, "rows": rows}
+        found = {"machine": describe_machine(), "segments": options.segments}
+        found |= {"pixels": options.pixels, "rows": rows}
         options.output.write_text(json.dumps({"parameters": numel, **found}, indent=1) + "\n")
 
 
