@@ -490,6 +490,8 @@ class RayExecutor:
             return
         self._looked = now
         self._see_draining(now)
+        if all(m.died and now - m.died > self._patience.hang for m in self._members.values()):
+            _require_nodes()
         for number, member in list(self._members.items()):
             if member.lost is not None:
                 if now >= member.lost:
@@ -574,6 +576,13 @@ class RayExecutor:
             for actor in team.members:
                 if actor in self._members:
                     self._members[actor].handle.leave.remote(team.generation)
+
+
+def _require_nodes() -> None:
+    """ClusterError where no node is left."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    if not any(node["Alive"] for node in nodes):
+        raise ClusterError("Ray has ended; run the same command again, it goes on from here")
 
 
 def _none_left() -> WorkerError:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import torch
 import zarr
 from conftest import manifest_of, pixels
 from quick import FAST, draw_inputs
+from ray import cloudpickle
 from safetensors.torch import load_file, save_file
 
 from msbd_dist.batch import steps
@@ -265,6 +267,41 @@ def test_one_bad_edit_never_harms_the_others(make_manifest: MakeManifest, tmp_pa
         if edit.error is not None:
             assert name in str(edit.error)
             assert "\n" not in str(edit.error)
+
+
+class Mortal(TaskWorker):
+    """A worker that dies of the prompt ``poison``."""
+
+    def run(self, order: Order, attempt: Attempt, **more: Any) -> dict[str, Any]:
+        if order.task.edit == "poison":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(order, attempt, **more)
+
+
+class MortalSpec(WorkerSpec):
+    def __call__(self) -> Mortal:  # type: ignore[override]
+        return Mortal(self)
+
+
+def test_of_ten_edits_one_corrupt_and_one_that_kills_its_worker_eight_are_finished(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr("msbd_dist.batch.run.WorkerSpec", MortalSpec)
+    draw_inputs(tmp_path, size=Size(64, 64))
+    (tmp_path / "corrupt.png").write_bytes((tmp_path / "image.png").read_bytes()[:900])
+    edits = [{"id": f"good{i}", "seed": i, "steps": 2, "samples": 1} for i in range(8)]
+    edits[3:3] = [{"id": "poison", "prompt": "poison"}]
+    edits[6:6] = [{"id": "corrupt", "image": "corrupt.png"}]
+    result = run_manifest(manifest_of(tmp_path, *edits), tmp_path / "out", workers=2)
+    assert result.exit_code == 1
+    assert {e.id for e in result.edits if e.state == "done"} == {f"good{i}" for i in range(8)}
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    reasons = {e["id"]: e["error"] for e in report["edits"] if e.get("error")}
+    assert set(reasons) == {"corrupt", "poison"}
+    assert "corrupt.png" in reasons["corrupt"]
+    assert "killed its worker 3 times" in reasons["poison"]
+    assert not any("\n" in reason for reason in reasons.values())
 
 
 def test_nan_from_the_model_is_one_line_and_leaves_no_output(

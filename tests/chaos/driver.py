@@ -19,6 +19,7 @@ from msbd_dist.errors import MsbdError
 
 def main(manifest: str, out: str, workers: str, address: str | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(message)s")
+    logging.getLogger("pyvips").setLevel(logging.WARNING)
     lease.BEAT_SECONDS, lease.STALE_SECONDS = 0.5, 4.0
     ray_executor.PATIENCE = Patience(tick=0.2, ping=1.0, hang=6.0, grow=3.0)
     try:
