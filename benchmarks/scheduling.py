@@ -5,7 +5,7 @@
 A worker sleeps a fixed time for each slot in place of the model and writes nothing but its marker.
 Printed for each number of workers: the efficiency (time slept, of all workers' time between the
 first task's start and the last one's end), the driver's CPU time per task, and how long Ray and the
-workers took to start, which is not counted.
+workers took to start, which is not counted. The driver's peak memory is that of all it did so far.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from msbd_dist.batch import steps
-from msbd_dist.batch.record import Order
+from msbd_dist.batch.record import Order, peak_memory_mb
 from msbd_dist.batch.run import Drive, Limits, Silent, Stop
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.lease import Lease
@@ -33,7 +33,7 @@ from msbd_dist.dist.executor import Attempt, Beat
 from msbd_dist.dist.ray_executor import RayExecutor
 from msbd_dist.models.card import resolve
 
-SIDE = 1200  # of the pictures: 3 whole stages and one of segments
+SIDE = 600  # of the pictures: two whole stages and one of six segments
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def measure(workers: int, edits: int, seconds: float) -> dict[str, Any]:
         "efficiency": round(slept / (workers * span), 4),
         "idle_share": round(1 - slept / (workers * span), 4),
         "driver_ms_a_task": round(1000 * cpu / len(facts), 2),
+        "driver_peak_mb": peak_memory_mb(),
         "start_s": round(started, 1),
     }
 
@@ -123,7 +124,7 @@ def _spec(folder: Path, number: int) -> EditSpec:
     if not image.exists():
         Image.new("RGB", (SIDE, SIDE), (120, 130, 140)).save(image)
         drawn = Image.new("L", (SIDE, SIDE))
-        ImageDraw.Draw(drawn).rectangle((200, 300, 900, 800), fill=255)
+        ImageDraw.Draw(drawn).rectangle((100, 150, 400, 380), fill=255)
         drawn.save(mask)
     method = Method(segment_batch=1)
     spec = {"id": f"e{number:03}", "image": str(image), "mask": str(mask), "prompt": "a star"}

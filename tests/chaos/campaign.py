@@ -26,12 +26,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import yaml
 
 from msbd_dist.batch.manifest import read_manifest
-from msbd_dist.batch.record import load_edit
+from msbd_dist.batch.record import load_edit, load_run
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.ledger import Ledger
@@ -42,17 +43,19 @@ from quick import FAST, draw_inputs
 WORKERS = 3
 GIVE_UP = 600.0  # seconds after which a run counts as stuck
 EDITS = {
-    "star": {"prompt": "a red star", "seed": 1, "decoder_steps": 12},
+    "star": {"prompt": "a red star", "seed": 1, "decoder_steps": 25},
     "ring": {"prompt": "a blue ring", "seed": 2},
     "gone": {"prompt": "", "seed": 3, "decoder_optimization": False},
 }
 
 
-def write_manifest(folder: Path) -> Path:
-    """Three small edits: one with a longer decoder optimization, one without."""
+def write_manifest(folder: Path, edits: dict[str, dict[str, Any]] | None = None) -> Path:
+    """Three small edits, unless others are given: one with a longer decoder optimization, one
+    without."""
+    edits = edits or EDITS
     draw_inputs(folder)
     common = {**FAST, "image": "image.png", "mask": "mask.png", "upscaler": "bicubic"}
-    rows = [{"id": name, **common, **options} for name, options in EDITS.items()]
+    rows = [{"id": name, **common, **options} for name, options in edits.items()]
     path = folder / "manifest.yaml"
     path.write_text(yaml.safe_dump({"edits": rows}))
     return path
@@ -61,10 +64,17 @@ def write_manifest(folder: Path) -> Path:
 # --- what a run has come to ---
 
 
+def edits_of(out: str | Path) -> list[str]:
+    """Which edits a run has."""
+    record = load_run(open_files(out))
+    assert record is not None
+    return list(record.plans)
+
+
 def digests(out: str | Path) -> dict[str, str]:
     """Of all that counts: chunks by task, as the markers have them, and each edit's output."""
     found = {}
-    for name in EDITS:
+    for name in edits_of(out):
         files = open_files(out) / name
         record = load_edit(files)
         ledger = Ledger(files / record.key / "ledger")
@@ -86,7 +96,7 @@ def broken_promises(out: str | Path) -> list[str]:
     from msbd_dist.canvas.store import _digest
 
     wrong = []
-    for name in EDITS:
+    for name in edits_of(out):
         files = open_files(out) / name
         record = load_edit(files)
         work = files / record.key
@@ -208,10 +218,10 @@ def tear_marker(driver: Driver, rng: random.Random) -> bool:
 
 
 FAULTS: dict[str, tuple[int, Callable[[Driver, random.Random], bool]]] = {
-    "worker killed": (8, kill_worker),
-    "worker frozen": (3, freeze_worker),
+    "worker killed": (10, kill_worker),
+    "worker frozen": (4, freeze_worker),
     "raylet killed": (2, kill_raylet),
-    "driver killed": (5, kill_driver),
+    "driver killed": (4, kill_driver),
     "driver frozen": (1, freeze_driver),
     "marker torn": (1, tear_marker),
 }
@@ -254,13 +264,20 @@ class Report:
                 yield f"{what}: median {median:.1f} s, at most {most:.1f} s, of {len(seconds)}"
 
 
-def campaign(folder: Path, *, faults: int, seed: int, between: tuple[float, float]) -> Report:
-    """Strike until so many faults have hit; each run to its end."""
+def campaign(
+    manifest: Path,
+    expected: dict[str, str],
+    folder: Path,
+    *,
+    faults: int,
+    seed: int,
+    between: tuple[float, float] = (2, 9),
+) -> Report:
+    """Strike runs in ``folder`` until so many faults have hit; each run to its end.
+
+    ``expected``: the digests of a quiet run.
+    """
     rng, report = random.Random(seed), Report()
-    manifest = write_manifest(folder)
-    quiet = run_manifest(read_manifest(manifest), folder / "quiet", executor="serial")
-    assert quiet.exit_code == 0, quiet.edits
-    expected = digests(quiet.out)
     while sum(report.faults.values()) < faults:
         out = folder / f"run-{report.runs}"
         driver = Driver(manifest, out, folder / f"run-{report.runs}.log")
@@ -275,6 +292,13 @@ def campaign(folder: Path, *, faults: int, seed: int, between: tuple[float, floa
         report.differing += sum(expected.get(k) != found.get(k) for k in expected | found)
         report.wrong += broken_promises(out)
     return report
+
+
+def quiet_run(manifest: Path, out: Path) -> dict[str, str]:
+    """What a run that nothing disturbs has stored."""
+    quiet = run_manifest(read_manifest(manifest), out, executor="serial")
+    assert quiet.exit_code == 0, quiet.edits
+    return digests(quiet.out)
 
 
 def _strike(
@@ -318,7 +342,9 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         folder = options.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        report = campaign(folder, faults=options.faults, seed=options.seed, between=(2, 9))
+        manifest = write_manifest(folder)
+        expected = quiet_run(manifest, folder / "quiet")
+        report = campaign(manifest, expected, folder, faults=options.faults, seed=options.seed)
     print("\n".join(report.lines()))  # noqa: T201
     if options.json:
         numbers = {"seed": options.seed, "faults": dict(report.faults), "runs": report.runs}

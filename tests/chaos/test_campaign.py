@@ -6,8 +6,12 @@ from pathlib import Path
 
 from campaign import campaign
 
+from msbd_dist.batch.manifest import Manifest
 
-def test_a_few_faults_change_nothing(tmp_path: Path) -> None:
-    report = campaign(tmp_path, faults=4, seed=20, between=(2, 6))
+
+def test_a_few_faults_change_nothing(
+    one_edit: Manifest, quiet_one: dict[str, str], tmp_path: Path
+) -> None:
+    report = campaign(one_edit.path, quiet_one, tmp_path, faults=3, seed=20, between=(2, 6))
     assert report.good, "\n".join(report.lines())
-    assert sum(report.faults.values()) == 4
+    assert sum(report.faults.values()) == 3

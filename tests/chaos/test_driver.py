@@ -39,7 +39,7 @@ def run(script: str, edits: Manifest, out: Path | str, *more: str) -> subprocess
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.long)])
 def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "out")
@@ -48,29 +48,29 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_a_driver_killed_at_every_kind_of_write_loses_nothing(
-    edits: Manifest, quiet: dict[str, str], out: str
+    one_edit: Manifest, quiet_one: dict[str, str], out: str
 ) -> None:
     killed = 0
     for number, pattern in enumerate(WRITES):
-        driver = run("mortal.py", edits, out, ("before", "after")[number % 2], pattern)
+        driver = run("mortal.py", one_edit, out, ("before", "after")[number % 2], pattern)
         words, _ = driver.communicate(timeout=300)
         assert driver.returncode in (0, -signal.SIGKILL), words
         killed += driver.returncode == -signal.SIGKILL
-    last = run("mortal.py", edits, out, "before", "nothing")
+    last = run("mortal.py", one_edit, out, "before", "nothing")
     words, _ = last.communicate(timeout=300)
     assert last.returncode == 0, words
     assert killed >= len(WRITES) - 2
-    assert digests(out) == quiet
+    assert digests(out) == quiet_one
     assert not broken_promises(out)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_driver_that_is_told_to_stop_finishes_what_runs(
-    edits: Manifest, quiet: dict[str, str], tmp_path: Path, number: int, code: int
+    one_edit: Manifest, quiet_one: dict[str, str], tmp_path: Path, number: int, code: int
 ) -> None:
     out = tmp_path / "out"
     msbd = Path(sys.executable).with_name("msbd")
-    command = [str(msbd), "run", str(edits.path), "--out", str(out)]
+    command = [str(msbd), "run", str(one_edit.path), "--out", str(out)]
     driver = subprocess.Popen(
         [*command, "--workers", "2"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -85,5 +85,5 @@ def test_a_driver_that_is_told_to_stop_finishes_what_runs(
     before = {path: path.read_bytes() for path in out.glob("*/*/ledger/*.json")}
     finish = subprocess.run([*command, "--executor", "serial"], capture_output=True, text=True)
     assert finish.returncode == 0, finish.stderr
-    assert digests(out) == quiet
+    assert digests(out) == quiet_one
     assert all(path.read_bytes() == marker for path, marker in before.items())

@@ -21,6 +21,7 @@ from campaign import broken_promises, digests
 from msbd_dist.batch.manifest import Manifest
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.long
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "0123456789" * 4,

@@ -41,6 +41,7 @@ def set_token(environment: pytest.MonkeyPatch, token: str | None) -> None:
     environment.setenv("RAY_AUTH_TOKEN", TOKENS[token] if token else "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wants", ["a", None], ids=["with token", "without token"])
 def test_who_has_the_same_token_is_served_and_others_are_told_why(
     wants: str | None, environment: pytest.MonkeyPatch, start_nodes: Callable[[int], Any]
