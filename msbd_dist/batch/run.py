@@ -48,7 +48,8 @@ from msbd_dist.models.fingerprint import fingerprint
 log = logging.getLogger(__name__)
 
 ExecutorKind = Literal["ray", "serial"]
-CHORES = 2  # of the driver's own, at a time
+AT_ONCE = 2  # edits for each worker: some are in stages that only one worker can do
+CHORES = 4  # of the driver's own, at a time
 LOOK = 0.02  # seconds between looks at them
 
 
@@ -244,7 +245,7 @@ class Drive:
         with self._threads:
             while (self._waiting or self._active) and not self._over():
                 self._lease.check()
-                while self._waiting and len(self._active) <= self._pool.num_workers:
+                while self._waiting and len(self._active) < AT_ONCE * self._pool.num_workers:
                     edit = self._waiting.popleft()
                     running = Running(edit, life(edit, self._lease.check))
                     self._active[edit.id] = running
@@ -354,7 +355,8 @@ class Drive:
         plan, stage = edit.record.plan, edit.record.plan.stages[work.stage]
         order = Order(work, f"{edit.id}/{edit.record.key}", versions_of(edit.ledger, plan, stage))
         kind = f"{work.kind} {len(work.slots)} {plan.cost(work):.0f}"
-        self._pool.submit(order, ranks=plan.ranks(work), kind=kind)
+        ahead = 2 * (len(plan.stages) - stage.index) + (work.kind == "denoise")
+        self._pool.submit(order, ranks=plan.ranks(work), kind=kind, ahead=ahead)
 
     def _fail(self, running: Running, error: Exception) -> EditResult:
         name = running.edit.id

@@ -62,6 +62,8 @@ class Gang:
         tells whether to leave."""
         self.rank, self.size = place.rank, place.size
         self._stopped = stopped
+        if place.size == 1:  # nobody to wait for, nothing to send
+            return
         self._device = torch.device("cuda" if place.backend == "nccl" else "cpu")
         limit = timedelta(seconds=place.seconds)
         try:
@@ -94,6 +96,9 @@ class Gang:
         return self._start(values, lambda held: self._group.allreduce([held], options))
 
     def _start(self, values: Tensor, start: Callable[[Tensor], Any]) -> Pending:
+        if self.size == 1:
+            self._leave_if_told()
+            return Pending(self, None, values, values)
         held = values.to(self._device).contiguous()
         self._leave_if_told()
         try:
@@ -115,6 +120,8 @@ class Pending:
 
     def wait(self) -> None:
         """Returns when the tensor holds the result."""
+        if self._work is None:
+            return
         try:
             while not self._work.is_completed():
                 self._gang._leave_if_told()

@@ -59,9 +59,10 @@ class Executor(Protocol):
 
     num_workers: int
 
-    def submit(self, task: Any, *, ranks: int = 1, kind: str = "") -> None:
+    def submit(self, task: Any, *, ranks: int = 1, kind: str = "", ahead: int = 0) -> None:
         """Queue a task. Up to ``ranks`` workers may share it: as many as are idle. Tasks of one
-        ``kind`` are expected to take equally long."""
+        ``kind`` are expected to take equally long. Those with most still ``ahead`` of who waits for
+        them go first."""
 
     def wait(self, seconds: float | None = None) -> Outcome | None:
         """The next outcome, or None after ``seconds``; LookupError when nothing is to come."""
@@ -235,7 +236,7 @@ class SerialExecutor:
         self._worker: Worker | None = None
         self._queue: deque[Any] = deque()
 
-    def submit(self, task: Any, *, ranks: int = 1, kind: str = "") -> None:
+    def submit(self, task: Any, *, ranks: int = 1, kind: str = "", ahead: int = 0) -> None:
         self._queue.append(task)
 
     def wait(self, seconds: float | None = None) -> Outcome | None:

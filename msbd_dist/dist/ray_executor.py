@@ -21,6 +21,7 @@ import socket
 import statistics
 import threading
 import time
+from bisect import insort_left, insort_right
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -136,10 +137,15 @@ class _Job:
     task: Any
     ranks: int
     kind: str
+    ahead: int
     history: History
     calls: int = 0  # under way: two where it has a twin
     settled: bool = False
     broken: float | None = None  # when its gang was found to have lost a member
+
+
+def _place(job: _Job) -> int:
+    return -job.ahead
 
 
 @dataclass(eq=False)
@@ -226,9 +232,10 @@ class RayExecutor:
         self._actor = ray.remote(**options)(_Actor)
         self._members = {n: _Member(self._new_actor()) for n in range(self.num_workers)}
         self._backend: Backend = "nccl" if gpus >= self.num_workers else "gloo"
-        self._rendezvous: Any = None  # made for the first gang
+        self._rendezvous = self._new_rendezvous() if self.num_workers > 1 else None
+        self._store: tuple[str, int] | None = None  # its address, when it has been asked for
         self._generation = 0
-        self._queue: deque[_Job] = deque()
+        self._queue: list[_Job] = []  # sorted: what most depends on goes first
         self._later: list[_Job] = []  # that pause before their next attempt
         self._calls: dict[Any, _Call] = {}  # by the reference of their result
         self._usual: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=101))  # seconds
@@ -239,9 +246,10 @@ class RayExecutor:
     def _new_actor(self) -> Any:
         return self._actor.remote(self._make_worker)
 
-    def submit(self, task: Any, *, ranks: int = 1, kind: str = "") -> None:
+    def submit(self, task: Any, *, ranks: int = 1, kind: str = "", ahead: int = 0) -> None:
         history = History(self._epoch, self._retry)
-        self._queue.append(_Job(task, min(ranks, self.num_workers), kind, history))
+        job = _Job(task, min(ranks, self.num_workers), kind, ahead, history)
+        insort_right(self._queue, job, key=_place)
         self._dispatch()
 
     def wait(self, seconds: float | None = None) -> Outcome | None:
@@ -269,7 +277,7 @@ class RayExecutor:
 
     def drop(self, unwanted: Callable[[Any], bool]) -> int:
         before = len(self._queue) + len(self._later)
-        self._queue = deque(job for job in self._queue if not unwanted(job.task))
+        self._queue = [job for job in self._queue if not unwanted(job.task)]
         self._later = [job for job in self._later if not unwanted(job.task)]
         return before - len(self._queue) - len(self._later)
 
@@ -291,14 +299,14 @@ class RayExecutor:
         now = time.monotonic()
         for job in [job for job in self._later if job.history.due <= now]:
             self._later.remove(job)
-            self._queue.appendleft(job)
+            insort_left(self._queue, job, key=_place)
         while self._queue:
             idle = self._idle()
             job = self._queue[0]
             if idle and job.ranks > 1:
-                self._form(self._queue.popleft(), idle)
+                self._form(self._queue.pop(0), idle)
             elif idle:
-                self._call(_Call(self._queue.popleft(), idle[0]), None)
+                self._call(_Call(self._queue.pop(0), idle[0]), None)
             else:
                 break
         if self._queue:
@@ -320,7 +328,7 @@ class RayExecutor:
                 return
             busy = len(member.calls) == 1 and member.calls[0].team is None
             if busy and member.lost is None and member.node and member.node not in self._draining:
-                self._call(_Call(self._queue.popleft(), number), None)
+                self._call(_Call(self._queue.pop(0), number), None)
 
     def _employ_idle(self, now: float) -> None:
         """Nothing waits: let idle workers into a gang, or give a slow task a twin."""
@@ -347,7 +355,10 @@ class RayExecutor:
     def _form(self, job: _Job, idle: list[int]) -> None:
         """Give a job to as many idle workers as may share it."""
         actors = idle[: job.ranks]
-        host, port = self._store_address()
+        if self._store is None:  # long there: it was begun with the workers
+            assert self._rendezvous is not None
+            self._store = ray.get(self._rendezvous.address.remote())
+        host, port = self._store
         self._generation += 1
         team = _Team(job, self._generation, len(actors), set(actors))
         attempt = job.history.next()
@@ -374,16 +385,13 @@ class RayExecutor:
         member.calls.append(call)
         member.beaten = time.monotonic()
 
-    def _store_address(self) -> tuple[str, int]:
-        if self._rendezvous is None:
-            node = ray.get_runtime_context().get_node_id()
-            here: dict[str, Any] = {
-                "num_cpus": 0,
-                "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
-            }
-            self._rendezvous = ray.remote(**here)(_Rendezvous).remote()
-        host, port = ray.get(self._rendezvous.address.remote())
-        return host, port
+    def _new_rendezvous(self) -> Any:
+        node = ray.get_runtime_context().get_node_id()
+        here: dict[str, Any] = {
+            "num_cpus": 0,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+        }
+        return ray.remote(**here)(_Rendezvous).remote()
 
     # -- taking back -------------------------------------------------------------------------------
 
@@ -433,7 +441,7 @@ class RayExecutor:
         if team.lost is not None and team.facts is None:
             team.job.broken = team.job.broken or time.monotonic()
         if team.facts is None and team.error is None and team.lost is None:  # told to part
-            self._queue.appendleft(team.job)
+            insort_left(self._queue, team.job, key=_place)
             return None
         return self._settle(team.job, team.facts, team.error or team.lost)
 
