@@ -97,6 +97,8 @@ def main() -> NoReturn:
         sys.exit(code)
     except MsbdError as error:
         fail(str(error), error.exit_code)
+    except OSError as error:  # of the run directory: an edit's own ends that edit
+        fail(f"{error}; the same command continues", 1)
     except (typer.Abort, KeyboardInterrupt):
         fail("interrupted; the same command continues", signal.SIGINT + 128)
     except Exception as error:  # typer's own usage errors carry their words and code

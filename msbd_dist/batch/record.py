@@ -152,7 +152,7 @@ def save_edit(files: Files, record: EditRecord) -> None:
 
 
 def load_edit(files: Files) -> EditRecord:
-    """OSError or ValueError where there is none that can be read."""
+    """FileNotFoundError where there is none, ValueError where it can't be understood."""
     return _EDIT.validate_json(files.read("edit.json"))
 
 

@@ -140,6 +140,7 @@ def run_manifest(
         raise InputError(f"executor: got {executor!r}, wanted ray or serial")
     started, progress, files = time.perf_counter(), progress or Silent(), open_files(out)
     stop, limits = stop or Stop(), limits or Limits()
+    load_run(files)  # a store that can't be reached is an error before any work
     card = resolve(manifest.models)
     models = steps.Models(manifest.models, card, fingerprint(card))
     begun = [begin_edit(spec, files, models) for spec in manifest.edits]

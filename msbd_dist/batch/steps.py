@@ -30,7 +30,7 @@ from msbd_dist.batch.record import (
     sha256,
     versions_of,
 )
-from msbd_dist.canvas.files import Files, LocalFiles
+from msbd_dist.canvas.files import Files, LocalFiles, store_errors
 from msbd_dist.canvas.images import Picture, check_target, from_float, losses, write_edited
 from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.masks import feather, mask_bbox, read_mask
@@ -103,9 +103,9 @@ def target_of(spec: EditSpec, files: Files) -> str:
 def digest_at(target: str) -> str | None:
     """SHA-256 of what is at a local path or URL; None where nothing is."""
     try:
-        with fsspec.open(target) as file:
+        with store_errors(target), fsspec.open(target) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except FileNotFoundError:
         return None
 
 
@@ -177,7 +177,7 @@ def _earlier(
     """What an earlier run left of this very edit: same spec, same models, same input files."""
     try:
         record = load_edit(files)
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
     same = record.weights == models.weights and record.inputs == inputs
     same = same and replace(record.spec, id=spec.id, output=spec.output) == spec
@@ -196,7 +196,8 @@ class Chore:
         return persevere(self._try, History(epoch, RetryPolicy()), random.Random())
 
     def _try(self, attempt: Attempt) -> Facts:
-        facts = self.run(attempt.name)
+        with store_errors(self.edit.files.url):
+            facts = self.run(attempt.name)
         facts |= {"attempt": attempt.name, "peak_mb": peak_memory_mb()}
         return self.edit.ledger.commit(self.name, facts)
 
@@ -204,7 +205,7 @@ class Chore:
 def ingest(edit: Edit, attempt: str) -> Facts:
     """Take an edit's pixels in: the part of the picture that its plan reads, and the mask."""
     record, picture, plan = edit.record, edit.picture, edit.record.plan
-    with suppress(OSError, ValueError):  # what was stored of the edit as it was before
+    with suppress(FileNotFoundError, ValueError):  # what was stored of the edit as it was before
         former = load_edit(edit.files).key
         if former != record.key:
             edit.files.remove(former)

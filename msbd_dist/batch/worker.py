@@ -30,7 +30,7 @@ from msbd_dist.batch.record import (
     peak_memory_mb,
     tuned_name,
 )
-from msbd_dist.canvas.files import Files, open_files
+from msbd_dist.canvas.files import Files, open_files, store_errors
 from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.masks import scale_mask
 from msbd_dist.canvas.store import Canvas, Versions, canvas_group
@@ -124,8 +124,8 @@ class TaskWorker:
         Returns the facts of its marker: of another attempt, where that was first.
         """
         started, task = time.perf_counter(), order.task
-        scene = self._scene(order, attempt.name, beat)
-        with intra_op_threads(self._threads):
+        with store_errors(self._run.url), intra_op_threads(self._threads):
+            scene = self._scene(order, attempt.name, beat)
             if task.kind == "fit":
                 facts = self._fit(scene, task.slots, team or Alone())
             else:

@@ -87,6 +87,21 @@ def open_files(url: str | Path) -> Files:
     return UrlFiles(system, path.rstrip("/"))
 
 
+_LIBRARIES = ("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google")
+
+
+@contextmanager
+def store_errors(url: str) -> Iterator[None]:
+    """What only a store's library knows comes out as ConnectionError, in one line."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in _LIBRARIES:
+            raise
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConnectionError(f"{url}: {line}") from error
+
+
 class LocalFiles:
     """A folder on this machine, or on one that is mounted."""
 
@@ -178,36 +193,42 @@ class UrlFiles:
         return str(self._system.unstrip_protocol(self._path))
 
     def read(self, name: str) -> bytes:
-        return bytes(self._system.cat_file(self._at(name)))
+        with store_errors(self.url):
+            return bytes(self._system.cat_file(self._at(name)))
 
     def write(self, name: str, data: bytes) -> None:
-        self._system.pipe_file(self._at(name), data)
+        with store_errors(self.url):
+            self._system.pipe_file(self._at(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
         try:
-            self._system.pipe_file(self._at(name), data, mode="create")
+            with store_errors(self.url):
+                self._system.pipe_file(self._at(name), data, mode="create")
         except FileExistsError:
             return False
         return True
 
     def put(self, name: str, source: Path) -> None:
-        self._system.put_file(str(source), self._at(name))
+        with store_errors(self.url):
+            self._system.put_file(str(source), self._at(name))
 
     def names(self, folder: str = "") -> list[str]:
         try:
-            entries = self._system.ls(self._at(folder), detail=True)
+            with store_errors(self.url):
+                entries = self._system.ls(self._at(folder), detail=True)
         except FileNotFoundError:
             return []
         files = (e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
         return sorted(name for name in files if name and not name.startswith("."))
 
     def remove(self, name: str) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), store_errors(self.url):
             self._system.rm(self._at(name), recursive=True)
 
     @property
     def is_empty(self) -> bool:
-        return not self._system.find(self._path, maxdepth=2)
+        with store_errors(self.url):
+            return not self._system.find(self._path, maxdepth=2)
 
     def zarr(self, name: str) -> Store:
         options = {"use_listings_cache": False}

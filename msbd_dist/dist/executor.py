@@ -107,7 +107,8 @@ def classify(error: Exception) -> Failure:
         return Failure.RESOURCE
     if isinstance(error, WorkerLost):
         return Failure.TRANSIENT
-    if isinstance(error, OSError) and error.errno not in _OF_THE_RUN:
+    hiccup = isinstance(error, OSError) and not isinstance(error, PermissionError)
+    if hiccup and error.errno not in _OF_THE_RUN:  # type: ignore[attr-defined]
         return Failure.TRANSIENT
     return Failure.PERMANENT
 
@@ -192,7 +193,7 @@ class History:
 
 def _of_the_run(error: Exception) -> Exception:
     """A full disk is nobody's fault: it ends the run, not the edit."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno in _OF_THE_RUN:
         return FullError(
             f"{error.filename or 'the run directory'}: can't be written ({error.strerror}); "
             "make room and run the same command again"
