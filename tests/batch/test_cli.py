@@ -283,6 +283,26 @@ def test_no_ray_at_an_address_exits_with_3(inputs: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
+def test_a_store_that_cannot_be_reached_is_one_line(inputs: Path) -> None:
+    """In a process of its own: stores are remembered."""
+    (inputs / "jobs.yaml").write_text(
+        "edits: [{id: a, image: image.png, mask: mask.png, prompt: x}]\n"
+    )
+    call = ["-c", "from msbd_dist.cli import main; main()", "run", "jobs.yaml", "--out", "s3://a/b"]
+    nobody = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    run = subprocess.run(
+        [sys.executable, *call],
+        capture_output=True,
+        text=True,
+        cwd=inputs,
+        env={**os.environ, **nobody, **keys},
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("msbd: s3://a/b: Could not connect")
+    assert len(run.stderr.strip().splitlines()) <= 2  # wrapped
+
+
 def test_plan_says_what_would_be_done_and_loads_no_torch(inputs: Path) -> None:
     (inputs / "jobs.yaml").write_text(
         "edits: [{id: a, image: image.png, mask: mask.png, prompt: x},"

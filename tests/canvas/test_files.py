@@ -91,27 +91,3 @@ def test_a_local_write_that_fails_leaves_nothing(
 def test_an_unknown_scheme_is_one_line() -> None:
     with pytest.raises(RunError, match="nonsense://"):
         open_files("nonsense://bucket/run")
-
-
-def test_what_only_a_stores_library_knows_comes_out_as_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from s3fs import S3FileSystem
-
-    S3FileSystem.clear_instance_cache()  # of the server that other tests have
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    files = open_files("s3://nobody/run")
-    for ask in (
-        lambda: files.read("run.json"),
-        lambda: files.write("run.json", b""),
-        lambda: files.create("run.json", b""),
-        lambda: files.names(),
-    ):
-        with pytest.raises(ConnectionError) as raised:
-            ask()
-        assert str(raised.value).startswith("s3://nobody/run: Could not connect")
-        assert "\n" not in str(raised.value)
-    S3FileSystem.clear_instance_cache()
