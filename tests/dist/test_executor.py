@@ -58,6 +58,9 @@ class Calculator:
             raise ImageError(f"{task.name}: got x, wanted y")
         if task.kind == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if task.kind == "slow once" and task.once is not None and not task.once.exists():
+            task.once.touch()
+            time.sleep(60)
         if task.kind == "die once" and task.once is not None and not task.once.exists():
             task.once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -196,6 +199,30 @@ def test_a_gang_lets_in_workers_that_have_become_idle(pool: RayExecutor) -> None
     outcomes = {o.task.name: o for o in (outcome_of(pool) for _ in range(3))}
     assert outcomes["grows"].facts == {"count": 100, "size": 3, "rank": 0}
     assert outcomes["grows"].attempts == 1
+
+
+def test_a_task_that_is_slower_than_its_like_gets_a_twin(pool: RayExecutor, tmp_path: Path) -> None:
+    for index in range(6):
+        pool.submit(Job(f"j{index}"), kind="square")
+        outcome_of(pool)
+    pool.submit(Job("slow", kind="slow once", value=7, once=tmp_path / "slept"), kind="square")
+    outcome = outcome_of(pool)
+    assert (tmp_path / "slept").exists()
+    assert outcome.facts == {"result": 49}
+    assert pool.running == 1  # the sleeper, whose result nobody waits for
+
+
+def test_a_worker_that_answers_but_makes_no_progress_is_replaced(
+    ray_session: None, tmp_path: Path
+) -> None:
+    patience = Patience(tick=0.1, ping=0.5, stall=3.0)
+    pool = RayExecutor(make, num_workers=1, use_gpus=False, patience=patience)
+    pool.submit(Job("stuck", kind="slow once", value=7, once=tmp_path / "slept"))
+    outcome = outcome_of(pool)
+    pool.close()
+    assert (tmp_path / "slept").exists()
+    assert outcome.facts == {"result": 49}
+    assert outcome.attempts == 2
 
 
 def test_an_error_of_one_member_ends_the_task_and_frees_the_others(pool: RayExecutor) -> None:
