@@ -64,10 +64,8 @@ def run(
     workers: int | None = None,
     executor: ExecutorKind = "ray",
 ) -> RunResult:
-    """Run every edit of a manifest that is not finished in ``out``."""
+    """Run every edit of a manifest that is not finished in ``out``, a path or an fsspec URL."""
     from msbd_dist.batch.manifest import read_manifest
     from msbd_dist.batch.run import run_manifest
 
-    return run_manifest(
-        read_manifest(Path(manifest)), Path(out), workers=workers, executor=executor
-    )
+    return run_manifest(read_manifest(Path(manifest)), out, workers=workers, executor=executor)

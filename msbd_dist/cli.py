@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from msbd_dist.batch.manifest import Manifest
     from msbd_dist.batch.record import EditResult
     from msbd_dist.batch.run import ExecutorKind, RunResult, Stop
-    from msbd_dist.canvas.lease import Holder
     from msbd_dist.core.plan import Plan, Task
     from msbd_dist.core.spec import ModelSpec
 
@@ -159,6 +158,8 @@ def edit(
     (only,) = result.edits
     if only.error is not None:
         raise only.error
+    if result.stop_code:
+        raise typer.Exit(result.stop_code)
     out_console.print(str(only.output), markup=False, highlight=False)
 
 
@@ -418,8 +419,8 @@ class Bars:
             doing="loading models",
         )
 
-    def wait_for(self, holder: Holder) -> None:
-        self._bars.console.print(_waiting(holder), markup=False, highlight=False)
+    def wait_for(self, process: int) -> None:
+        self._bars.console.print(_waiting(process), markup=False, highlight=False)
 
     def advance(self, edit: str, task: Task, cost: float) -> None:
         if edit not in self._tasks:
@@ -447,8 +448,8 @@ class Lines:
         self._total, self._done = sum(costs.values()), 0.0
         self._started = self._last = time.monotonic()
 
-    def wait_for(self, holder: Holder) -> None:
-        console.print(_waiting(holder), markup=False, highlight=False)
+    def wait_for(self, process: int) -> None:
+        console.print(_waiting(process), markup=False, highlight=False)
 
     def advance(self, edit: str, task: Task, cost: float) -> None:
         self._done += cost
@@ -466,8 +467,8 @@ class Lines:
             _say(console, result)
 
 
-def _waiting(holder: Holder) -> str:
-    return f"process {holder.pid} holds this run; looking whether it still lives"
+def _waiting(process: int) -> str:
+    return f"process {process} holds this run; looking whether it still lives"
 
 
 def _say(where: Console, result: EditResult) -> None:

@@ -36,7 +36,7 @@ from msbd_dist.batch.record import (
 )
 from msbd_dist.batch.report import preview, write_report, write_row
 from msbd_dist.canvas.files import Files, open_files
-from msbd_dist.canvas.lease import Holder, Lease, LeaseLost
+from msbd_dist.canvas.lease import Lease, LeaseLost
 from msbd_dist.canvas.ledger import Facts
 from msbd_dist.core.plan import Task
 from msbd_dist.core.spec import EditSpec
@@ -101,7 +101,7 @@ class Progress(Protocol):
     """What a run tells whoever watches. Costs are in units of work, not seconds."""
 
     def begin(self, costs: dict[str, float]) -> None: ...
-    def wait_for(self, holder: Holder) -> None: ...
+    def wait_for(self, process: int) -> None: ...
     def advance(self, edit: str, task: Task, cost: float) -> None: ...
     def finish(self, result: EditResult) -> None: ...
 
@@ -110,7 +110,7 @@ class Silent:
     """Progress that nobody watches."""
 
     def begin(self, costs: dict[str, float]) -> None: ...
-    def wait_for(self, holder: Holder) -> None: ...
+    def wait_for(self, process: int) -> None: ...
     def advance(self, edit: str, task: Task, cost: float) -> None: ...
     def finish(self, result: EditResult) -> None: ...
 
@@ -152,7 +152,9 @@ def run_manifest(
     peak: dict[str, int] = {}
     if todo:
         claim(files, run_record(manifest, todo, None), any_models=any_models)
-        with closing(Lease.take(files, waiting=progress.wait_for)) as lease:
+        with closing(
+            Lease.take(files, waiting=lambda holder: progress.wait_for(holder.pid))
+        ) as lease:
             save_run(files, run_record(manifest, todo, load_run(files)))
             spec = WorkerSpec(files.url, manifest.models, THREADS)
             pool = make_executor(

@@ -105,7 +105,7 @@ def digest_at(target: str) -> str | None:
     try:
         with store_errors(target), fsspec.open(target) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -130,7 +130,11 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
 
     What an earlier run has stored of this very edit is taken up: its seed too, where one is drawn.
     """
-    inputs = {"image": sha256(spec.image), "mask": sha256(spec.mask)}
+    try:
+        inputs = {"image": sha256(spec.image), "mask": sha256(spec.mask)}
+    except OSError:  # what opens pictures has the better words
+        read_mask(spec.mask, Picture.open(spec.image))
+        raise
     earlier = _earlier(spec, files, models, inputs)
     if earlier is not None:
         edit = Edit(earlier, files, Picture.open(spec.image), ledger_of(files, earlier))
@@ -154,7 +158,10 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         models=models.spec,
         weights=models.weights,
     )
-    return Edit(record, files, picture, ledger_of(files, record))
+    edit = Edit(record, files, picture, ledger_of(files, record))
+    if earlier is None and "ingest" in edit.ledger:  # its record was damaged
+        save_edit(files, record)
+    return edit
 
 
 def ledger_of(files: Files, record: EditRecord) -> Ledger:

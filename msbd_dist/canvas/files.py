@@ -113,7 +113,10 @@ class LocalFiles:
         return str(self.path)
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        try:
+            return (self.path / name).read_bytes()
+        except NotADirectoryError as error:
+            raise FileNotFoundError(*error.args) from None
 
     def write(self, name: str, data: bytes) -> None:
         with self._written(name, data) as hidden:

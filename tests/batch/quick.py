@@ -1,11 +1,15 @@
-"""Small pictures and quick settings."""
+"""Small pictures, manifests and quick settings."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import yaml
 from PIL import Image, ImageDraw
 
+from msbd_dist.batch.manifest import Manifest, read_manifest
 from msbd_dist.core.geometry import Size
 from msbd_dist.tiny.scenes import Background, Scene, render
 
@@ -29,3 +33,17 @@ def draw_inputs(folder: Path, *, size: Size = SMALL, kind: str = "png") -> None:
     box = (size.width // 5, size.height // 5, size.width * 4 // 5, size.height * 7 // 8)
     ImageDraw.Draw(mask).ellipse(box, fill=255)
     mask.save(folder / "mask.png")
+
+
+def manifest_of(folder: Path, *edits: dict[str, Any], **top: Any) -> Manifest:
+    """A manifest file with quick settings; an edit needs only what differs."""
+    base = {"image": "image.png", "mask": "mask.png", "prompt": "a red star", "seed": 5}
+    rows = [{"id": f"e{i}", **edit} for i, edit in enumerate(edits or ({},))]
+    path = folder / "manifest.yaml"
+    path.write_text(yaml.safe_dump({"defaults": {**QUICK, **base}, "edits": rows, **top}))
+    return read_manifest(path)
+
+
+def pixels(path: Path | str) -> np.ndarray:
+    """A picture as another library sees it."""
+    return np.asarray(Image.open(path))

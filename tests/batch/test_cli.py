@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import pixels
 from PIL import Image
-from quick import QUICK, draw_inputs
+from quick import QUICK, draw_inputs, pixels
 from safetensors.numpy import save_file
 
 from msbd_dist import cli
@@ -257,7 +256,7 @@ def test_a_manifest_with_bad_edits_runs_the_others_and_exits_with_1(
     damaged.write_text(damaged.read_text()[:50])
     code, out, err = msbd("run", "jobs.yaml", "--out", "run", "--executor", "serial")
     assert code == 1
-    assert "done good" in err
+    assert "kept good" in err
 
     code, out, err = msbd("run", "jobs.yaml", "--out", "run", "--models", str(bundled_folder()))
     assert code == 2
@@ -347,7 +346,7 @@ def test_a_typo_never_costs_what_was_finished(msbd: Msbd, inputs: Path) -> None:
         code, _, err = msbd(*edit(), *SET, *typo)
         assert code == 2, err
         assert sorted((inputs / "out.png.msbd").rglob("*")) == before
-    assert "done edit" in msbd(*edit(), *SET, *options, "--device", "cpu")[2]
+    assert "kept edit" in msbd(*edit(), *SET, *options, "--device", "cpu")[2]
 
 
 def test_an_interruption_says_how_to_continue(inputs: Path) -> None:
@@ -357,7 +356,7 @@ def test_an_interruption_says_how_to_continue(inputs: Path) -> None:
     call = [sys.executable, "-c", "from msbd_dist.cli import main; main()", *edit()]
     run = subprocess.Popen(call, cwd=inputs, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (inputs / "out.png.msbd/edit/ledger/ingest.json").exists():
+    while not list((inputs / "out.png.msbd/edit").glob("*/ledger/ingest.json")):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     run.send_signal(signal.SIGINT)

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from conftest import manifest_of, pixels
-from quick import FAST, draw_inputs
+from quick import FAST, draw_inputs, manifest_of, pixels
 from ray import cloudpickle
 from safetensors.torch import load_file, save_file
 
@@ -139,7 +138,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, RunResult
     return manifest, serial(manifest, folder / "out")
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=LONG), 2, pytest.param(3, marks=LONG)])
 def test_any_number_of_ray_workers_writes_the_bytes_of_the_oracle(
     workers: int, quiet: tuple[Manifest, RunResult], ray_session: None, tmp_path: Path
 ) -> None:

@@ -64,7 +64,10 @@ def test_a_driver_killed_at_every_kind_of_write_loses_nothing(
     assert not broken_promises(out)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.long), (signal.SIGTERM, 143)],
+)
 def test_a_driver_that_is_told_to_stop_finishes_what_runs(
     one_edit: Manifest, quiet_one: dict[str, str], tmp_path: Path, number: int, code: int
 ) -> None:
