@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "batch"))
 from quick import FAST, draw_inputs
 
 WORKERS = 3
-GIVE_UP = 600.0  # seconds after which a run counts as stuck
+GIVE_UP = 900.0  # seconds after which a run counts as stuck
 EDITS = {
     "star": {"prompt": "a red star", "seed": 1, "decoder_steps": 25},
     "ring": {"prompt": "a blue ring", "seed": 2},
@@ -271,7 +271,7 @@ def campaign(
     *,
     faults: int,
     seed: int,
-    between: tuple[float, float] = (2, 9),
+    between: tuple[float, float] = (3, 12),
 ) -> Report:
     """Strike runs in ``folder`` until so many faults have hit; each run to its end.
 
