@@ -169,6 +169,7 @@ class _Call:
 
     job: _Job
     actor: int
+    member: _Member  # who has it; another one may have taken that place since
     team: _Team | None = None
     rank: int = 0
     started: float = field(default_factory=time.monotonic)  # of the work, not of the waiting
@@ -306,7 +307,7 @@ class RayExecutor:
             if idle and job.ranks > 1:
                 self._form(self._queue.pop(0), idle)
             elif idle:
-                self._call(_Call(self._queue.pop(0), idle[0]), None)
+                self._call(self._queue.pop(0), idle[0])
             else:
                 break
         if self._queue:
@@ -328,7 +329,7 @@ class RayExecutor:
                 return
             busy = len(member.calls) == 1 and member.calls[0].team is None
             if busy and member.lost is None and member.node and member.node not in self._draining:
-                self._call(_Call(self._queue.pop(0), number), None)
+                self._call(self._queue.pop(0), number)
 
     def _employ_idle(self, now: float) -> None:
         """Nothing waits: let idle workers into a gang, or give a slow task a twin."""
@@ -341,10 +342,10 @@ class RayExecutor:
                 if team.size < team.job.ranks and now - team.started > self._patience.grow:
                     self._part(team)
                     return
-            elif call is self._members[call.actor].calls[0] and call.job.calls == 1:
+            elif call.member.calls[0] is call and call.job.calls == 1:
                 usual = self._usual_seconds(call.job.kind)
                 if usual is not None and age > self._patience.slow * usual + self._patience.tick:
-                    self._call(_Call(call.job, idle[0]), None)
+                    self._call(call.job, idle[0])
                     return
 
     def _usual_seconds(self, kind: str) -> float | None:
@@ -371,17 +372,24 @@ class RayExecutor:
                 size=len(actors),
                 backend=self._backend,
             )
-            self._call(_Call(job, actor, team, rank), place, attempt)
+            self._call(job, actor, team, place, attempt)
         if job.broken is not None:
             log.info("a gang of %d goes on after %.2f s", team.size, team.started - job.broken)
             job.broken = None
 
-    def _call(self, call: _Call, place: Formation | None, attempt: Attempt | None = None) -> None:
-        member = self._members[call.actor]
-        attempt = attempt or call.job.history.next()
-        reference = member.handle.run.remote(call.job.task, attempt, place)
+    def _call(
+        self,
+        job: _Job,
+        actor: int,
+        team: _Team | None = None,
+        place: Formation | None = None,
+        attempt: Attempt | None = None,
+    ) -> None:
+        member = self._members[actor]
+        call = _Call(job, actor, member, team, place.rank if place else 0)
+        reference = member.handle.run.remote(job.task, attempt or job.history.next(), place)
         self._calls[reference] = call
-        call.job.calls += 1
+        job.calls += 1
         member.calls.append(call)
         member.beaten = time.monotonic()
 
@@ -398,23 +406,21 @@ class RayExecutor:
     def _take(self, reference: Any) -> Outcome | None:
         """What a call that has returned means for its job: its outcome, or None for not yet."""
         call = self._calls.pop(reference)
-        member = self._members.get(call.actor)
-        facts, error = None, None
+        member, facts, error = call.member, None, None
         try:
             facts = ray.get(reference)
         except Exception as raised:
             error = self._as_ours(raised, member)
         call.job.calls -= 1
-        if member is not None:
-            call.blameless = call.blameless or member.calls[0] is not call
-            member.calls.remove(call)
-            if member.calls:
-                member.calls[0].started = member.beaten = time.monotonic()
-            if isinstance(error, WorkerLost):
-                for other in member.calls:
-                    other.blameless = True
-                member.lost, member.question = time.monotonic(), None
-                member.died = member.died or time.monotonic()
+        call.blameless = call.blameless or member.calls[0] is not call
+        member.calls.remove(call)
+        if member.calls:
+            member.calls[0].started = member.beaten = time.monotonic()
+        if isinstance(error, WorkerLost):
+            for other in member.calls:
+                other.blameless = True
+            member.lost, member.question = time.monotonic(), None
+            member.died = member.died or time.monotonic()
         if facts is not None and call.team is None:
             self._usual[call.job.kind].append(time.monotonic() - call.started)
         if isinstance(error, WorkerLost) and call.blameless:
@@ -466,14 +472,15 @@ class RayExecutor:
         self.drop(lambda task: task is job.task)
         return Outcome(job.task, error=_none_left(), attempts=job.history.failed)
 
-    def _as_ours(self, raised: Exception, member: _Member | None) -> Exception:
+    def _as_ours(self, raised: Exception, member: _Member) -> Exception:
         """The error that the worker raised, or `WorkerLost` where there is no worker any more."""
         if isinstance(raised, RayTaskError):
             return raised.cause if isinstance(raised.cause, Exception) else raised
         if not isinstance(raised, _LOST):
             return raised
         lines = str(raised).strip().splitlines()
-        if "cancelled before it started" in lines[-1]:  # Ray can't reach its owner: this process
+        unheard = all(m.node is None and m.births == 1 for m in self._members.values())
+        if unheard and "cancelled before it started" in lines[-1]:  # Ray can't reach this process
             return ClusterError(_NO_WAY_BACK)
         born_dead = "creation task" in lines[0]  # then the last line has the reason
         line = lines[-1] if born_dead else lines[0]
@@ -483,8 +490,8 @@ class RayExecutor:
             return NodeLost(line)
         return WorkerLost(line)
 
-    def _node_left(self, member: _Member | None) -> bool:
-        if member is None or member.node is None:
+    def _node_left(self, member: _Member) -> bool:
+        if member.node is None:
             return False
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
         return member.node not in alive
@@ -575,7 +582,7 @@ class RayExecutor:
             log.debug("draining nodes are not known: %s", error)
             return
         for call in list(self._calls.values()):
-            if call.team and self._members[call.actor].node in self._draining and self._idle():
+            if call.team and call.member.node in self._draining and self._idle():
                 self._part(call.team)
 
     def _part(self, team: _Team) -> None:

@@ -258,6 +258,8 @@ def test_a_manifest_with_bad_edits_runs_the_others_and_exits_with_1(
     assert code == 1
     assert "kept good" in err
 
+    jobs = inputs / "jobs.yaml"
+    jobs.write_text(jobs.read_text().replace("id: good", "id: better"))
     code, out, err = msbd("run", "jobs.yaml", "--out", "run", "--models", str(bundled_folder()))
     assert code == 2
     assert "another --out" in err

@@ -141,9 +141,9 @@ def test_dropped_tasks_never_run(executor: Executor) -> None:
 def test_a_task_whose_worker_dies_is_given_out_again(ray_session: None, tmp_path: Path) -> None:
     pool = RayExecutor(make, num_workers=2, use_gpus=False)
     pool.submit(Job("unlucky", kind="die once", value=5, once=tmp_path / "died"))
-    for i in range(3):
+    for i in range(12):  # so many that workers have one in hand
         pool.submit(Job(f"j{i}", value=i))
-    outcomes = {o.task.name: o for o in (outcome_of(pool) for _ in range(4))}
+    outcomes = {o.task.name: o for o in (outcome_of(pool) for _ in range(13))}
     pool.close()
     assert outcomes["unlucky"].facts == {"result": 25}
     assert outcomes["unlucky"].attempts == 2
