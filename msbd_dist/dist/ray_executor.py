@@ -141,6 +141,7 @@ class _Job:
     history: History
     calls: int = 0  # under way: two where it has a twin
     settled: bool = False
+    losses: int = 0  # of gangs that shared it
     broken: float | None = None  # when its gang was found to have lost a member
 
 
@@ -446,6 +447,10 @@ class RayExecutor:
             return None
         if team.lost is not None and team.facts is None:
             team.job.broken = team.job.broken or time.monotonic()
+            if team.size > 1:  # nobody knows who is to blame; if it goes on, it must work alone
+                team.job.losses += 1
+                team.job.ranks = 1 if team.job.losses >= self._retry.deaths else team.job.ranks
+                team.lost = NodeLost(str(team.lost))
         if team.facts is None and team.error is None and team.lost is None:  # told to part
             insort_left(self._queue, team.job, key=_place)
             return None
