@@ -158,6 +158,7 @@ class _Team:
     size: int
     members: set[int] = field(default_factory=set)  # actors whose call has not returned
     parting: bool = False
+    fell_apart: bool = False  # before it was told to part
     facts: Facts | None = None  # of rank 0
     error: Exception | None = None  # what is nobody's loss
     lost: WorkerLost | None = None
@@ -442,6 +443,7 @@ class RayExecutor:
         elif facts is not None and call.rank == 0:
             team.facts = facts
         if error is not None:
+            team.fell_apart = team.fell_apart or not team.parting
             self._part(team)
         if team.members:
             return None
@@ -451,7 +453,10 @@ class RayExecutor:
                 team.job.losses += 1
                 team.job.ranks = 1 if team.job.losses >= self._retry.deaths else team.job.ranks
                 team.lost = NodeLost(str(team.lost))
-        if team.facts is None and team.error is None and team.lost is None:  # told to part
+        if team.facts is None and team.error is None and team.lost is None:
+            if team.fell_apart and self._rendezvous:  # nobody was lost: it is where they meet
+                ray.kill(self._rendezvous)
+                self._rendezvous, self._store = self._new_rendezvous(), None
             insort_left(self._queue, team.job, key=_place)
             return None
         return self._settle(team.job, team.facts, team.error or team.lost)

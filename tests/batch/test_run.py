@@ -141,7 +141,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, RunResult
 LONG = pytest.mark.long
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=LONG), 2, pytest.param(3, marks=LONG)])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=LONG), pytest.param(2, marks=LONG), 3])
 def test_any_number_of_ray_workers_writes_the_bytes_of_the_oracle(
     workers: int, quiet: tuple[Manifest, RunResult], ray_session: None, tmp_path: Path
 ) -> None:

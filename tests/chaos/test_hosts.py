@@ -95,6 +95,7 @@ class Hosts:
 
     def __init__(self) -> None:
         self.names = tuple(f"msbd-{os.getpid()}-{side}" for side in "ab")
+        self.temp = f"/tmp/ray-{os.getpid()}"  # short: names of sockets are limited
         self.wires = tuple(f"m{os.getpid()}{side}" for side in "ab")
 
     def __enter__(self) -> Hosts:
@@ -115,6 +116,7 @@ class Hosts:
             for pid in map(int, pids):
                 os.kill(pid, signal.SIGKILL)
             _ip("netns", "del", name)
+        shutil.rmtree(self.temp, ignore_errors=True)
 
     def cut(self) -> None:
         """Nothing comes through any more, and nobody is told."""
@@ -183,7 +185,7 @@ def test_two_hosts_that_share_no_files_make_the_same_bytes(
     start = [ray, "start", "--num-cpus", "1", "--disable-usage-stats"]
     head = [*start, "--head", "--include-dashboard", "false", "--node-ip-address", here]
     for host, command in (
-        (0, [*head, "--port", "6399", "--temp-dir", f"/tmp/ray-{os.getpid()}"]),
+        (0, [*head, "--port", "6399", "--temp-dir", hosts.temp]),
         (1, [*start, "--address", f"{here}:6399", "--node-ip-address", there]),
     ):
         subprocess.run(hosts.command(host, *command), check=True, capture_output=True, timeout=120)

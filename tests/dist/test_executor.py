@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from ray import cloudpickle
 
@@ -190,6 +191,27 @@ def test_a_gang_goes_on_without_a_member_that_is_lost(
     assert outcome.facts is not None, outcome.error
     assert outcome.facts["count"] == 40
     assert outcome.attempts == 2
+
+
+def test_a_shared_task_that_kills_its_workers_is_tried_alone_and_set_aside(
+    pool: RayExecutor,
+) -> None:
+    pool.submit(Job("poison", kind="die"), ranks=3)
+    outcome = outcome_of(pool)
+    assert "killed its worker 3 times" in str(outcome.error)
+    assert outcome.attempts > 3  # gangs were not held against it
+    pool.submit(Job("together", kind="shared", value=2), ranks=3)
+    assert outcome_of(pool).facts
+
+
+def test_gangs_form_again_when_the_place_where_they_meet_is_lost(pool: RayExecutor) -> None:
+    pool.submit(Job("before", kind="shared", value=2), ranks=3)
+    assert outcome_of(pool).facts
+    ray.kill(pool._rendezvous)
+    pool.submit(Job("after", kind="shared", value=2), ranks=3)
+    facts = outcome_of(pool).facts
+    assert facts is not None
+    assert facts["size"] == 3
 
 
 def test_a_gang_lets_in_workers_that_have_become_idle(pool: RayExecutor) -> None:
