@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 from uuid import uuid4
 
@@ -62,6 +63,36 @@ def test_a_driver_killed_at_every_kind_of_write_loses_nothing(
     assert killed >= len(WRITES) - 2
     assert digests(out) == quiet_one
     assert not broken_promises(out)
+
+
+PHASES = ["ingest", "0-denoise-0", "0-fit-0", "1-denoise-0", "2-denoise-1", "2-fit-0", "2-compose-*"]
+
+
+@pytest.mark.long
+def test_a_driver_killed_in_each_phase_repeats_at_most_a_task_for_each_worker(
+    edits: Manifest, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    out, workers = tmp_path / "out", 2
+    for phase in PHASES:
+        driver = run("driver.py", edits, out, str(workers))
+        until = time.monotonic() + 240
+        while not list(out.glob(f"*/*/ledger/{phase}.json")) and driver.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        driver.kill()
+        driver.wait()
+    last = run("driver.py", edits, out, str(workers))
+    words, _ = last.communicate(timeout=300)
+    assert last.returncode == 0, words
+    assert digests(out) == quiet
+    assert not broken_promises(out)
+    begun: dict[str, set[str]] = defaultdict(set)  # by the driver that gave them out
+    for line in Path(f"{out}.begun").read_text().splitlines():
+        attempt, task = line.split(" ", 1)
+        begun[attempt.split(".")[0]].add(task)
+    distinct = set().union(*begun.values())
+    assert sum(map(len, begun.values())) - len(distinct) <= workers * len(PHASES)
+    assert len(begun) >= len(PHASES)
 
 
 @pytest.mark.parametrize(

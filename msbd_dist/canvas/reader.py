@@ -1,0 +1,54 @@
+"""What every kind of picture file looks like to the rest: windows of stored samples, and metadata.
+
+A reader knows one kind of file (`vips`, `tiff`, `ome`); `images.Picture` turns what it reads upright
+and makes it RGB. Samples are handed out as stored: not turned, not colour-managed, all bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msbd_dist.core.geometry import Box, Size
+
+Samples: TypeAlias = NDArray[np.uint8 | np.uint16]
+"""A picture's integers: uint8 in 0..255 or uint16 in 0..65535."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a picture file holds besides samples; blocks as they are stored, None where there is
+    none."""
+
+    icc: bytes | None = None
+    exif: bytes | None = None  # from its byte order on (II*. or MM.*), without an `Exif` before it
+    xmp: bytes | None = None
+    resolution: tuple[float, float] | None = None  # pixels per millimetre, x and y
+    others: tuple[str, ...] = ()  # names of what else there is: IPTC, description, text ...
+
+
+class Reader(Protocol):
+    """One opened picture file of uint8 or uint16 samples, grey or RGB, with or without alpha."""
+
+    kind: str  # for people: PNG, TIFF, OME-Zarr ...
+    size: Size  # of the stored rows and columns
+    dtype: np.dtype[np.uint8 | np.uint16]
+    bands: int  # colours: 1 or 3
+    has_alpha: bool
+    orientation: int  # the EXIF tag, 1 to 8; 1 is upright
+    random: bool  # a window costs what it holds; else all that is above it is decoded too
+    metadata: Metadata
+    unkept: tuple[str, ...]  # what the file holds and no written file can
+
+    def window(self, box: Box) -> Samples:
+        """(h, w, bands + alpha) of a box inside the stored picture; ImageError where the file is
+        damaged."""
+        ...
+
+    def strips(self, rows: int) -> Iterator[tuple[int, Samples]]:
+        """The stored picture from top to bottom, decoded once: (y, (h, W, bands + alpha))."""
+        ...
