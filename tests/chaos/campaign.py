@@ -311,6 +311,7 @@ def _strike(
     """One run, from its first start to exit code 0."""
     names, weights = list(FAULTS), [weight for weight, _ in FAULTS.values()]
     until, due = time.monotonic() + GIVE_UP, time.monotonic() + rng.uniform(*between) + 5
+    struck = 0  # markers that there were at the last fault
     while True:
         if time.monotonic() > until:
             raise TimeoutError(f"the run is stuck; see {driver.log}")
@@ -321,14 +322,20 @@ def _strike(
             raise AssertionError(f"an edit failed; see {driver.log}")
         if code is not None:
             driver.start()
-        if time.monotonic() >= due and sum(report.faults.values()) < faults:
+        more = sum(report.faults.values()) < faults and _markers(driver.out) > struck
+        if more and time.monotonic() >= due:
             name = rng.choices(names, weights)[0]
             if FAULTS[name][1](driver, rng):
                 report.faults[name] += 1
-                due = time.monotonic() + rng.uniform(*between)
+                due, struck = time.monotonic() + rng.uniform(*between), _markers(driver.out)
             if len(driver.frozen) >= WORKERS - 1:
                 driver.thaw()
         time.sleep(0.2)
+
+
+def _markers(out: Path) -> int:
+    """How much is done: a fault strikes work, not only starts."""
+    return len(list(out.glob("*/*/ledger/*.json")))
 
 
 def main() -> int:
