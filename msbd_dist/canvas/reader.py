@@ -1,13 +1,13 @@
-"""What every kind of picture file looks like to the rest: windows of stored samples, and metadata.
+"""What every kind of picture file looks like to the rest: windows of stored samples, metadata.
 
-A reader knows one kind of file (`vips`, `tiff`, `ome`); `images.Picture` turns what it reads upright
-and makes it RGB. Samples are handed out as stored: not turned, not colour-managed, all bands.
+A reader knows one kind of file (`vips`, `tiff`, `ome`); `images.Picture` turns what it reads
+upright and makes it RGB. Samples are handed out as stored: not turned, not colour-managed, all bands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -28,7 +28,26 @@ class Metadata:
     exif: bytes | None = None  # from its byte order on (II*. or MM.*), without an `Exif` before it
     xmp: bytes | None = None
     resolution: tuple[float, float] | None = None  # pixels per millimetre, x and y
-    others: tuple[str, ...] = ()  # names of what else there is: IPTC, description, text ...
+    fields: Mapping[str, str | bytes] = field(default_factory=dict)  # more, as libvips calls it
+    chunks: Mapping[str, bytes] = field(default_factory=dict)  # a PNG's of colour, whole, by name
+    others: tuple[str, ...] = ()  # names of what else there is and nobody here writes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What there is, for people; the resolution goes without saying."""
+        blocks = {"ICC profile": self.icc, "EXIF": self.exif, "XMP": self.xmp}
+        found = [name for name, data in blocks.items() if data]
+        found += [name for name, called in _FIELDS.items() if called in self.fields]
+        if any(called.startswith("png-comment-") for called in self.fields):
+            found.append("text")
+        return (*found, *self.others)
+
+
+_FIELDS = {
+    "IPTC": "iptc-data",
+    "Photoshop resources": "photoshop-data",
+    "description": "image-description",
+}
 
 
 class Reader(Protocol):
