@@ -21,12 +21,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from msbd_dist.core.spec import EditSpec, Method, ModelSpec
+from msbd_dist.core.spec import EditSpec, Method, ModelSpec, OmeVersion, TiffWay
 from msbd_dist.errors import ManifestError, MsbdError
 
 METHOD_KEYS = tuple(f.name for f in fields(Method))
@@ -40,9 +40,10 @@ ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 _METHOD = TypeAdapter(Method)
 _MODELS = TypeAdapter(ModelSpec)
-_FIELDS = {
+_FIELDS: dict[str, Any] = {  # types, or the words to choose from
     "id": str, "image": str, "mask": str, "prompt": str, "negative_prompt": str,
-    "seed": int, "output": str,
+    "seed": int, "output": str, "tiff": get_args(TiffWay), "ome_zarr": get_args(OmeVersion),
+    "allow_loss": bool,
 }  # fmt: skip
 
 
@@ -118,7 +119,7 @@ def make_edit(values: Mapping[str, Any], *, folder: Path, where: Place, at: At =
             f"and none of {', '.join(RESERVED)}",
         )
     for key in ("image", "mask", "output"):
-        if own.get(key) is not None:
+        if own.get(key) is not None and "://" not in own[key]:
             own[key] = str((folder / own[key]).resolve())
     method = make_method({k: v for k, v in values.items() if k in METHOD_KEYS}, where, at)
     return EditSpec(**own, method=method)
@@ -233,12 +234,23 @@ def _edit(row: Any, defaults: Mapping[str, Any], where: Place, at: At) -> EditSp
 
 def _typed(value: Any, key: str, where: Place, at: At) -> Any:
     wanted = _FIELDS[key]
-    optional = key in ("seed", "output")
-    if key == "id" and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if (isinstance(value, wanted) and not isinstance(value, bool)) or (optional and value is None):
+    if value is None and key in ("seed", "output"):
         return value
-    noun = "a whole number" if wanted is int else "text"
+    if (
+        key in ("id", "ome_zarr")
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+    ):
+        value = str(value)
+    if isinstance(wanted, tuple):
+        if value in wanted:
+            return value
+        raise where.error((*at, key), f"got {value!r}", f"wanted {', '.join(wanted)}")
+    if wanted is bool:
+        value = {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
+    if isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
+        return value
+    noun = {int: "a whole number", str: "text", bool: "on or off"}[wanted]
     raise where.error((*at, key), f"got {value!r}", f"wanted {noun}")
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from msbd_dist.batch.record import EditResult, load_edit
 from msbd_dist.batch.steps import Edit
+from msbd_dist.canvas.export import Edited
 from msbd_dist.canvas.files import Files
-from msbd_dist.canvas.images import Picture, from_float, to_float
+from msbd_dist.canvas.images import from_float, to_float
 from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.store import Canvas
 from msbd_dist.core.compose import Floats, resample, stage_view
@@ -127,11 +127,11 @@ def _scaled(box: Box, scale: float) -> Box:
     return Box(edge(box.y0), edge(box.x0), edge(box.y1), edge(box.x1))
 
 
-def write_row(edit: Edit, output: Path) -> None:
+def write_row(edit: Edit, edited: Edited) -> None:
     """One edit on the contact sheet: before, mask, after, all of the same part of the picture."""
     record, plan = edit.record, edit.record.plan
     box = _around(plan.bbox, plan.image)
-    before, after = _read(edit.picture, box), _read(Picture.open(output), box)
+    before, after = to_float(edit.picture.read(box)), _seen(edited, box)
     masked = np.zeros((box.height, box.width), bool)
     masked[plan.bbox.relative_to(box).slices] = edit.canvas(plan.final).mask(plan.bbox)
     tinted = np.where(masked, 0.35 * before + 0.65 * MARK, before)
@@ -155,8 +155,9 @@ def _around(bbox: Box, image: Size) -> Box:
     return box
 
 
-def _read(picture: Picture, box: Box) -> Floats:
-    return to_float(picture.read(box))
+def _seen(edited: Edited, box: Box) -> Floats:
+    picture = edited.picture
+    return to_float(picture.seen(edited.window(picture.stored_box(box))))
 
 
 def _fitted(picture: Floats) -> Image.Image:

@@ -30,10 +30,10 @@ from msbd_dist.canvas.images import Picture, from_float, width_x_height
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.vips import Streamed, reason, strip_rows
 from msbd_dist.core.geometry import Box, Size
+from msbd_dist.core.spec import OmeVersion, TiffWay
 from msbd_dist.errors import ImageError, RunError, StoreError
 
 Kind = Literal["PNG", "TIFF", "WebP", "JPEG", "OME-Zarr", "DeepZoom"]
-TiffWay = Literal["auto", "copy", "plain", "pyramid"]
 Verify = Literal["sample", "full", "off"]
 
 SUFFIXES: dict[str, Kind] = {
@@ -69,7 +69,7 @@ class How:
     whichever of the first two can be."""
 
     tiff: TiffWay = "auto"
-    ome_zarr: Literal["0.4", "0.5"] = "0.5"
+    ome_zarr: OmeVersion = "0.5"
     allow_loss: bool = False
 
 
@@ -167,18 +167,19 @@ class _Bands:
 # ---------------------------------------------------------------- what can be written
 
 
-def kind_of(target: Path) -> Kind:
+def kind_of(target: Path | str) -> Kind:
     """By the suffix; ImageError for one that nobody writes."""
-    kind = SUFFIXES.get(target.suffix.lower())
+    suffix = Path(target).suffix
+    kind = SUFFIXES.get(suffix.lower())
     if kind is None:
         raise ImageError(
-            f"{target}: {target.suffix or 'no suffix'} is not written; name the output "
+            f"{target}: {suffix or 'no suffix'} is not written; name the output "
             ".png, .tif, .webp or .ome.zarr (lossless), .jpg or .dzi"
         )
     return kind
 
 
-def losses(picture: Picture, target: Path) -> list[str]:
+def losses(picture: Picture, target: Path | str) -> list[str]:
     """What a target doesn't keep, in words: ``EXIF``, ``16 bits``. Resolution always is kept."""
     kind = kind_of(target)
     lost = [name for name in picture.metadata.names if name not in _HOLDS[kind]]
@@ -192,12 +193,12 @@ def losses(picture: Picture, target: Path) -> list[str]:
     return lost
 
 
-def copies(picture: Picture, target: Path, how: How) -> bool:
+def copies(picture: Picture, target: Path | str, how: How) -> bool:
     """Whether the target is a copy of the source's file with only the edit written anew."""
     return False
 
 
-def check_target(picture: Picture, target: Path, how: How) -> None:
+def check_target(picture: Picture, target: Path | str, how: How) -> None:
     """ImageError where the edited picture can't be written to ``target``, or not whole."""
     kind, edge = kind_of(target), picture.size.long_edge
     if edge > _EDGES.get(kind, edge):
@@ -217,12 +218,18 @@ def _listed(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def largest_bytes(picture: Picture, target: Path, how: How) -> int:
+def largest_bytes(picture: Picture, target: Path | str, how: How) -> int:
     """What the written file can take at most, about."""
     if copies(picture, target, how):
         return os.stat(picture.path).st_size + picture.raw_bytes // 8
     levels = kind_of(target) in ("OME-Zarr", "DeepZoom") or how.tiff == "pyramid"
     return int(picture.raw_bytes * (1.35 if levels else 1.01)) + (1 << 20)
+
+
+def memory_bytes(picture: Picture, target: Path | str) -> int:
+    """What reading or writing holds at once, beyond a few rows."""
+    held = {"WebP": 4 * picture.size.area * 4}.get(kind_of(target), 0)
+    return held + picture.reader.held_bytes
 
 
 # ---------------------------------------------------------------- writing
@@ -312,7 +319,8 @@ class _ChunkTarget:
     _HEADER = 33  # bytes: the mark and the header chunk
 
     def __init__(self, file: BinaryIO, chunks: bytes) -> None:
-        self._file, self._chunks, self._start = file, chunks, b""
+        self._file, self._chunks = file, chunks
+        self._start: bytes | None = b""
         self._error: OSError | None = None
         self.vips = pyvips.TargetCustom()
         self.vips.on_write(self._write)
@@ -355,7 +363,8 @@ def _save_jpeg(image: Any, place: Path, picture: Picture, how: How) -> None:
 
 def _save_tiff(image: Any, place: Path, picture: Picture, how: How) -> None:
     pyramid = how.tiff == "pyramid"
-    options = {"compression": "deflate", "predictor": "horizontal", "keep": _kept(image, "TIFF")}
+    options: dict[str, Any] = {"compression": "deflate", "predictor": "horizontal"}
+    options["keep"] = _kept(image, "TIFF")
     if pyramid or picture.size.long_edge >= _TILE:  # readers take a much larger tile for damage
         options |= {"tile": True, "tile_width": _TILE, "tile_height": _TILE}
     if pyramid:
@@ -365,12 +374,12 @@ def _save_tiff(image: Any, place: Path, picture: Picture, how: How) -> None:
 
 
 def _save_deepzoom(image: Any, place: Path, picture: Picture, how: How) -> None:
-    place.unlink(missing_ok=True)
     image = _to_8_bits(image)
     if picture.has_alpha:
         image = image.flatten(background=255)
     suffix = f".jpg[Q={_QUALITY}]"
-    image.dzsave(str(place), layout="dz", suffix=suffix, tile_size=254, overlap=1, keep="icc")
+    name = str(place.with_suffix(""))  # libvips adds its own
+    image.dzsave(name, layout="dz", suffix=suffix, tile_size=254, overlap=1, keep="icc")
 
 
 _QUALITY = 95
@@ -427,15 +436,23 @@ def replacing(target: Path) -> Iterator[Path]:
     try:
         temporary.touch(exist_ok=False)
         yield temporary
-        _sync(temporary)
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+        for source, name in ((_tiles_of(temporary), _tiles_of(target)), (temporary, target)):
+            if source.exists():
+                _sync(source)
+                if name.is_dir():
+                    shutil.rmtree(name)
+                os.replace(source, name)
         _sync(target.parent)
     except OSError as error:
         raise RunError(f"{target}: can't be written ({error.strerror or error})") from error
     finally:
         _discard(temporary)
+        _discard(_tiles_of(temporary))
+
+
+def _tiles_of(dzi: Path) -> Path:
+    """Where a DeepZoom picture has its tiles."""
+    return dzi.with_name(f"{dzi.stem}_files")
 
 
 def _discard(path: Path) -> None:
@@ -474,10 +491,10 @@ def verify(edited: Edited, target: Path, which: Verify = "sample") -> Verified:
     at random; otherwise, and for ``full``, every pixel, streamed. StoreError at the first
     difference.
     """
-    source, written = edited.picture, Picture.open(target)
-    total = source.size.area
-    if which == "off":
+    source, total = edited.picture, edited.picture.size.area
+    if which == "off" or kind_of(target) in _LOSSY:
         return Verified(0, total)
+    written = Picture.open(target)
     if written.stored_size != source.stored_size:
         raise StoreError(f"{target}: has {written.size} pixels, wanted {source.size}")
     if which == "sample" and source.random and written.random:

@@ -23,6 +23,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from msbd_dist.canvas.places import first_bytes, local_copy
 from msbd_dist.canvas.reader import Metadata, Reader, Samples
 from msbd_dist.canvas.vips import VipsReader
 from msbd_dist.core.geometry import Box, Size
@@ -239,23 +240,26 @@ def width_x_height(size: Size) -> str:
 # ---------------------------------------------------------------- what decodes a file
 
 
-def open_reader(path: str) -> Reader:
-    """The reader for what is at a path. ImageError for what nobody can read exactly."""
-    kind = _kind_of(Path(path))
-    return VipsReader.open(Path(path), kind)
+def open_reader(place: str) -> Reader:
+    """The reader for what is at a path or URL. ImageError for what nobody can read exactly."""
+    kind = _kind_of(place)
+    reader = VipsReader.open(local_copy(place), kind)
+    log.debug("%s: read by %s", place, type(reader).__name__)
+    return reader
 
 
-def _kind_of(path: Path) -> str:
+def _kind_of(place: str) -> str:
     """PNG, JPEG, TIFF or WebP by the first bytes, whatever the file is called."""
     try:
-        with path.open("rb") as file:
-            start = file.read(12)
+        start = first_bytes(place, 12)
     except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
+        raise ImageError(f"{place}: no such file") from None
     except IsADirectoryError:
-        raise ImageError(f"{path}: is a folder, not a picture") from None
+        raise ImageError(f"{place}: is a folder, not a picture") from None
+    except ConnectionError:
+        raise
     except OSError as error:
-        raise ImageError(f"{path}: can't be read ({error.strerror})") from error
+        raise ImageError(f"{place}: can't be read ({error.strerror or error})") from error
     if start[:8] == b"\x89PNG\r\n\x1a\n":
         return "PNG"
     if start[:3] == b"\xff\xd8\xff":
@@ -265,4 +269,4 @@ def _kind_of(path: Path) -> str:
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WebP"
     found = "empty" if not start else "not a PNG, JPEG, TIFF or WebP picture"
-    raise ImageError(f"{path}: is {found}; convert it to PNG or TIFF")
+    raise ImageError(f"{place}: is {found}; convert it to PNG or TIFF")

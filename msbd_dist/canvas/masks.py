@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from msbd_dist.canvas.images import Picture, Samples, turn_upright, width_x_height
+from msbd_dist.canvas.images import Picture, turn_upright, width_x_height
+from msbd_dist.canvas.reader import Samples
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.errors import MaskError
 

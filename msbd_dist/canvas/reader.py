@@ -1,7 +1,8 @@
 """What every kind of picture file looks like to the rest: windows of stored samples, metadata.
 
 A reader knows one kind of file (`vips`, `tiff`, `ome`); `images.Picture` turns what it reads
-upright and makes it RGB. Samples are handed out as stored: not turned, not colour-managed, all bands.
+upright and makes it RGB. Samples are handed out as stored: not turned, not colour-managed, with all
+bands.
 """
 
 from __future__ import annotations
@@ -53,15 +54,49 @@ _FIELDS = {
 class Reader(Protocol):
     """One opened picture file of uint8 or uint16 samples, grey or RGB, with or without alpha."""
 
-    kind: str  # for people: PNG, TIFF, OME-Zarr ...
-    size: Size  # of the stored rows and columns
-    dtype: np.dtype[np.uint8 | np.uint16]
-    bands: int  # colours: 1 or 3
-    has_alpha: bool
-    orientation: int  # the EXIF tag, 1 to 8; 1 is upright
-    random: bool  # a window costs what it holds; else all that is above it is decoded too
-    metadata: Metadata
-    unkept: tuple[str, ...]  # what the file holds and no written file can
+    @property
+    def kind(self) -> str:
+        """For people: PNG, TIFF, OME-Zarr 0.5 ..."""
+        ...
+
+    @property
+    def size(self) -> Size:
+        """Of the stored rows and columns."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8 | np.uint16]: ...
+
+    @property
+    def bands(self) -> int:
+        """Colours: 1 or 3."""
+        ...
+
+    @property
+    def has_alpha(self) -> bool: ...
+
+    @property
+    def orientation(self) -> int:
+        """The EXIF tag, 1 to 8; 1 is upright."""
+        ...
+
+    @property
+    def random(self) -> bool:
+        """Whether a window costs what it holds; else all that is above it is decoded too."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """What decoding holds at once, beyond a few rows: of a progressive JPEG, all of it."""
+        ...
+
+    @property
+    def metadata(self) -> Metadata: ...
+
+    @property
+    def unkept(self) -> tuple[str, ...]:
+        """What the file holds and no written file can."""
+        ...
 
     def window(self, box: Box) -> Samples:
         """(h, w, bands + alpha) of a box inside the stored picture; ImageError where the file is

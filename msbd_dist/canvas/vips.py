@@ -50,6 +50,7 @@ class VipsReader:
     orientation: int
     metadata: Metadata
     unkept: tuple[str, ...]
+    interlaced: bool  # or progressive: decoded as a whole
     random: bool = False
 
     @classmethod
@@ -69,7 +70,14 @@ class VipsReader:
             orientation=_field(image, "orientation", 1),
             metadata=replace(_metadata(image), chunks=chunks),
             unkept=unkept,
+            interlaced=bool(_field(image, "interlaced", 0)),
         )
+
+    @property
+    def held_bytes(self) -> int:
+        whole = self.interlaced or self.kind == "WebP"
+        pixel = 6 if self.kind == "JPEG" else 4 * self.dtype.itemsize
+        return self.size.area * pixel if whole else 0
 
     def window(self, box: Box) -> Samples:
         """The first one decodes the whole file, into memory or, when large, into TMPDIR."""
@@ -343,7 +351,7 @@ class Streamed:
             while self._position >= self._start + len(self._strip):
                 self._start += len(self._strip)
                 _, strip = next(self._strips)
-                self._strip = memoryview(np.ascontiguousarray(strip)).cast("B")
+                self._strip = memoryview(np.ascontiguousarray(strip).data).cast("B")
         except StopIteration:
             return b""
         except BaseException as error:  # libvips would only say that a read failed

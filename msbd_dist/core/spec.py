@@ -19,6 +19,8 @@ Lowpass = Literal["matching", "half", "off"]
 DecoderBatch = Literal["full", "minibatch"]
 Reduction = Literal["exact", "fast", "bf16"]
 Compose = Literal["sum", "over"]
+TiffWay = Literal["auto", "copy", "plain", "pyramid"]
+OmeVersion = Literal["0.4", "0.5"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,5 +163,8 @@ class EditSpec:
     prompt: str
     negative_prompt: str = ""
     seed: int | None = None  # None: drawn once, recorded in the run
-    output: str | None = None  # None: <run>/<id>/output.png
+    output: str | None = None  # None: <run>/<id>/output with the suffix of what the image is
+    tiff: TiffWay = "auto"  # a .tif: copy on write, anew, anew with a pyramid
+    ome_zarr: OmeVersion = "0.5"  # of a .zarr that is written anew
+    allow_loss: bool = False  # write formats that can't hold all that the image has
     method: Method = field(default_factory=Method)
