@@ -327,6 +327,10 @@ def export(
     ``still_ours`` is asked last, before the file gets its name: it raises where another driver has
     taken the run over. ``show`` gets the finished picture.
     """
+    former = edit.ledger.get("export")
+    if former and (former["output"], former["how"]) != (edit.target, repr(edit.how)):
+        still_ours()
+        edit.ledger.forget("export")
     patch = Patch(edit)
     edited = Edited(edit.picture, edit.record.plan.bbox, patch, patch)
     facts: Facts = {"output": edit.target, "how": repr(edit.how)}

@@ -33,9 +33,8 @@ def test_a_last_chunk_thinner_than_a_preview_pixel_is_no_trouble(
     versions = {"ingest": Version("1.0"), f"{plan.final.index}-compose": Version("1.0")}
     canvas = Canvas(group, plan, np.dtype(np.uint8), versions, attempt="1.0")
     source = plan.source_box
-    canvas.write_source(
-        source, np.zeros((3, *source.size.shape), np.uint8), np.ones(source.size.shape, bool)
-    )
+    canvas.write_source(source, np.zeros((3, *source.size.shape), np.uint8))
+    canvas.write_mask(source, np.ones(source.size.shape, bool))
     row, column, box = plan.final.grid.chunk(plan.written_chunks(plan.final)[0])
     canvas.write_composed(plan.final, row, column, np.zeros((3, *box.size.shape), np.float32))
     assert stage_preview(canvas, plan.final).shape[-1] == PREVIEW
