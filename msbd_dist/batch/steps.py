@@ -1,6 +1,7 @@
 """What the driver itself does for an edit: plan it, take its pixels in, preview a stage, export.
 
-The driver holds pixels of one band or one chunk's segments at a time, besides one edit's mask.
+The driver holds pixels of one band or one chunk's segments at a time, besides the edge of one
+edit's mask and, to write it, the edited window in the picture's own integers.
 """
 
 from __future__ import annotations
@@ -31,12 +32,19 @@ from msbd_dist.batch.record import (
     versions_of,
 )
 from msbd_dist.canvas.files import Files, LocalFiles, store_errors
-from msbd_dist.canvas.images import Picture, check_target, from_float, losses, write_edited
+from msbd_dist.canvas.images import (
+    Picture,
+    check_target,
+    from_float,
+    losses,
+    to_float,
+    write_edited,
+)
 from msbd_dist.canvas.ledger import Facts, Ledger
-from msbd_dist.canvas.masks import feather, mask_bbox, read_mask
+from msbd_dist.canvas.masks import feather, read_mask
 from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import Floats
-from msbd_dist.core.geometry import Box
+from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Plan, Stage, make_plan
 from msbd_dist.core.spec import EditSpec, ModelSpec
 from msbd_dist.dist.executor import Attempt, History, RetryPolicy, persevere
@@ -44,6 +52,8 @@ from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import Card
 
 log = logging.getLogger(__name__)
+
+PART = Size(1024, 1024)  # pixels that are pasted together
 
 
 @dataclass(frozen=True)
@@ -113,13 +123,7 @@ def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
     """Read a picture and its mask, and plan the edit. Errors are one line about this edit."""
     picture = Picture.open(spec.image)
     mask = read_mask(spec.mask, picture)
-
-    def any_mask(box: Box) -> bool:
-        return bool(mask[box.slices].any())
-
-    plan = make_plan(
-        picture.size, mask_bbox(mask), any_mask, family=card.family, method=spec.method
-    )
+    plan = make_plan(picture.size, mask.bbox, mask.any, family=card.family, method=spec.method)
     if len(plan.stages) > 1:
         card.checkpoint(spec.method.upscaler)  # a missing one is an error now, not after stage 1
     return plan, picture
@@ -222,7 +226,7 @@ def ingest(edit: Edit, attempt: str) -> Facts:
     box, mask = plan.source_box, read_mask(record.spec.mask, picture)
     for y0 in range(box.y0, box.y1, plan.family.stride):
         band = Box(y0, box.x0, min(y0 + plan.family.stride, box.y1), box.x1)
-        canvas.write_source(band, picture.read(band), mask[band.slices])
+        canvas.write_source(band, picture.read(band), mask.window(band))
     for kind, path in (("image", record.spec.image), ("mask", record.spec.mask)):
         if sha256(path) != record.inputs[kind]:
             raise ImageError(f"{path}: was changed while it was read; run the same command again")
@@ -262,20 +266,20 @@ def edited_patch(canvas: Canvas, plan: Plan, dtype: np.dtype[Any]) -> tuple[npt.
     ``x_out = m * x_n + (1 - m) * x_in``, rounded; where m = 0 the input's own samples. Also returns
     how many samples inside the mask differ from the input.
     """
-    box = plan.bbox
-    edited = canvas.composed(plan.final, box.relative_to(plan.final.region))
-    source = canvas.source_integers(box)
-    mask = canvas.mask(box)
-    alpha = _alpha(canvas, plan)
-    mixed = alpha * edited + (1 - alpha) * canvas.source(box)
-    patch = np.where(mask, from_float(mixed, dtype), source)
-    return patch, int(np.count_nonzero(patch != source))
+    box, changed = plan.bbox, 0
+    patch = np.empty((3, *box.size.shape), dtype)
+    for part in box.tiles(PART):
+        edited = canvas.composed(plan.final, part.relative_to(plan.final.region))
+        source, alpha = canvas.source_integers(part), _alpha(canvas, plan, part)
+        mixed = alpha * edited + (1 - alpha) * to_float(source)
+        pixels = np.where(canvas.mask(part), from_float(mixed, dtype), source)
+        patch[(slice(None), *part.relative_to(box).slices)] = pixels
+        changed += int(np.count_nonzero(pixels != source))
+    return patch, changed
 
 
-def _alpha(canvas: Canvas, plan: Plan) -> Floats:
-    """How much of the edit shows in the mask's bounding box: (h, w) in [0, 1]."""
-    pixels = plan.method.feather
-    wide = plan.bbox.grown(pixels + 1).intersection(Box.of(plan.image))
-    assert wide is not None
-    inner = plan.bbox.relative_to(wide)
-    return np.asarray(feather(canvas.mask(wide), pixels)[inner.slices])
+def _alpha(canvas: Canvas, plan: Plan, box: Box) -> Floats:
+    """How much of the edit shows in a part of the mask's bounding box: (h, w) in [0, 1]."""
+    bounds = plan.bbox.grown(1).intersection(Box.of(plan.image))  # beyond it nothing is masked
+    assert bounds is not None
+    return feather(canvas.mask, plan.method.feather, box, bounds=bounds)
