@@ -156,7 +156,7 @@ def write_row(edit: Edit, output: Path) -> None:
 
     image = Image.new("RGB", (3 * CELL + 4 * GAP, CELL + TEXT + GAP), PAPER)
     for column, read in enumerate((before, tinted, after)):
-        cell = _fitted(read, box)
+        cell = fitted(read, box)
         x = GAP + column * (CELL + GAP) + (CELL - cell.width) // 2
         image.paste(cell, (x, TEXT + (CELL - cell.height) // 2))
     draw = ImageDraw.Draw(image)
@@ -174,7 +174,7 @@ def _around(bbox: Box, image: Size) -> Box:
     return box
 
 
-def _fitted(read: Read, box: Box) -> Image.Image:
+def fitted(read: Read, box: Box) -> Image.Image:
     """A box of a picture at the size of a cell, in memory that does not grow with the box."""
     scale = CELL / max(box.height, box.width)
     size = Size(max(1, round(box.height * scale)), max(1, round(box.width * scale)))
