@@ -1,6 +1,7 @@
 """What the driver itself does for an edit: plan it, take its pixels in, preview a stage, export.
 
-The driver holds pixels of one band or one chunk's segments at a time, besides one edit's mask.
+The driver holds pixels of one band or one chunk's segments at a time, besides the edge of one
+edit's mask.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -42,12 +44,12 @@ from msbd_dist.canvas.export import (
 from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors
 from msbd_dist.canvas.images import Picture, from_float, to_float
 from msbd_dist.canvas.ledger import Facts, Ledger
-from msbd_dist.canvas.masks import feather, mask_bbox, read_mask
+from msbd_dist.canvas.masks import feather, read_mask
 from msbd_dist.canvas.places import content_digest, is_url
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import Bools, Floats
-from msbd_dist.core.geometry import Box
+from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Plan, Stage, make_plan
 from msbd_dist.core.spec import EditSpec, ModelSpec
 from msbd_dist.dist.executor import Attempt, History, RetryPolicy, persevere
@@ -58,6 +60,7 @@ log = logging.getLogger(__name__)
 
 WRITTEN = ("id", "output", "tiff", "ome_zarr", "allow_loss")  # they change no pixel
 BAND_BYTES = 64 << 20  # of a picture that is taken in, at a time
+PART = Size(1024, 1024)  # pixels that are pasted together
 
 
 @dataclass(frozen=True)
@@ -142,13 +145,7 @@ def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
     """Read a picture and its mask, and plan the edit. Errors are one line about this edit."""
     picture = Picture.open(spec.image)
     mask = read_mask(spec.mask, picture)
-
-    def any_mask(box: Box) -> bool:
-        return bool(mask[box.slices].any())
-
-    plan = make_plan(
-        picture.size, mask_bbox(mask), any_mask, family=card.family, method=spec.method
-    )
+    plan = make_plan(picture.size, mask.bbox, mask.any, family=card.family, method=spec.method)
     if len(plan.stages) > 1:
         card.checkpoint(spec.method.upscaler)  # a missing one is an error now, not after stage 1
     return plan, picture
@@ -290,7 +287,7 @@ def ingest(edit: Edit, attempt: str) -> Facts:
     box, mask = plan.source_box, read_mask(record.spec.mask, picture)
     for y0 in range(box.y0, box.y1, plan.family.stride):
         band = Box(y0, box.x0, min(y0 + plan.family.stride, box.y1), box.x1)
-        canvas.write_mask(band, mask[band.slices])
+        canvas.write_mask(band, mask.window(band))
     if not record.direct:
         for part, pixels in streamed(picture, box, plan.family.stride):
             canvas.write_source(part, pixels)
@@ -331,8 +328,9 @@ def export(
     if former and (former["output"], former["how"]) != (edit.target, repr(edit.how)):
         still_ours()
         edit.ledger.forget("export")
-    patch = Patch(edit)
-    edited = Edited(edit.picture, edit.record.plan.bbox, patch, patch)
+    plan = edit.record.plan
+    patch = Patch(edit.canvas(plan.final), np.dtype(edit.record.dtype))
+    edited = Edited(edit.picture, plan.bbox, patch, patch)
     facts: Facts = {"output": edit.target, "how": repr(edit.how)}
 
     def before(place: Path) -> None:
@@ -364,19 +362,15 @@ class Patch:
     ``changed``: how many samples of all windows that were asked for differ from the input.
     """
 
-    def __init__(self, edit: Edit) -> None:
-        self._plan, self._canvas = edit.record.plan, edit.canvas(edit.record.plan.final)
-        self._dtype = np.dtype(edit.record.dtype)
+    def __init__(self, canvas: Canvas, dtype: np.dtype[Any]) -> None:
+        self._plan, self._canvas, self._dtype = canvas.plan, canvas, dtype
         self.changed = 0
 
     def __call__(self, box: Box) -> Samples:
         """(3, h, w) of a box inside the mask's, in the picture's own integers."""
-        patch = np.empty((3, box.height, box.width), self._dtype)
-        step = self._plan.family.stride
-        for y in range(box.y0, box.y1, step):
-            for x in range(box.x0, box.x1, step):
-                tile = Box(y, x, min(y + step, box.y1), min(x + step, box.x1))
-                patch[(slice(None), *tile.relative_to(box).slices)] = self._tile(tile)
+        patch = np.empty((3, *box.size.shape), self._dtype)
+        for part in box.tiles(PART):
+            patch[(slice(None), *part.relative_to(box).slices)] = self._part(part)
         return patch
 
     def any(self, box: Box) -> bool:
@@ -385,7 +379,7 @@ class Patch:
     def window(self, box: Box) -> Bools:
         return self._canvas.mask(box)
 
-    def _tile(self, box: Box) -> Samples:
+    def _part(self, box: Box) -> Samples:
         canvas, final = self._canvas, self._plan.final
         source, mask = canvas.source_integers(box), canvas.mask(box)
         if not mask.any():
@@ -399,8 +393,7 @@ class Patch:
 
     def _alpha(self, box: Box) -> Floats:
         """How much of the edit shows: (h, w) in [0, 1]."""
-        pixels = self._plan.method.feather
-        wide = box.grown(pixels + 1).intersection(Box.of(self._plan.image))
-        assert wide is not None
-        inner = box.relative_to(wide)
-        return np.asarray(feather(self._canvas.mask(wide), pixels)[inner.slices])
+        plan = self._plan  # beyond the mask's box nothing is masked
+        bounds = plan.bbox.grown(1).intersection(Box.of(plan.image))
+        assert bounds is not None
+        return feather(self._canvas.mask, plan.method.feather, box, bounds=bounds)

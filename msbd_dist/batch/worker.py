@@ -503,9 +503,7 @@ def make_deterministic() -> None:
 
 def stage_mask(canvas: Canvas, stage: Stage, window: Box) -> Bools:
     """The mask in a window of a stage, by maximum: (h, w) bool."""
-    rect = stage.image_rect(window)
-    box = rect.outer()
-    return scale_mask(canvas.mask(box), rect.relative_to(box), window.size)
+    return scale_mask(canvas.mask, stage.image_rect(window), window.size)
 
 
 def _noise(fields: Sequence[NoiseField], boxes: Sequence[Box], device: torch.device) -> Noise:

@@ -106,6 +106,11 @@ class Edited:
         for y, strip in self.picture.strips(rows):
             yield y, self._patched(strip, Box(y, 0, y + len(strip), width), bands.rows)
 
+    def seen(self, box: Box) -> Samples:
+        """(3, h, w) of a box inside the edited one, as what is written will look: a grey picture's
+        three colours are equal."""
+        return self.picture.seen(self._colours(self.picture.stored_box(box)))
+
     def blocks(self, side: int = _BAND) -> Iterator[Box]:
         """Boxes of the stored picture that together hold all that the mask holds."""
         box = self.box
