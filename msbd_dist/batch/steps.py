@@ -6,6 +6,7 @@ edit's mask.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
@@ -44,14 +45,15 @@ from msbd_dist.canvas.export import (
 from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors
 from msbd_dist.canvas.images import Picture, from_float, to_float
 from msbd_dist.canvas.ledger import Facts, Ledger
-from msbd_dist.canvas.masks import feather, read_mask
+from msbd_dist.canvas.masks import Mask, feather, read_mask
 from msbd_dist.canvas.places import content_digest, is_url
 from msbd_dist.canvas.reader import Samples
+from msbd_dist.canvas.shapes import Shapes
 from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import Bools, Floats
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Plan, Stage, make_plan
-from msbd_dist.core.spec import EditSpec, ModelSpec
+from msbd_dist.core.spec import Drawn, EditSpec, ModelSpec
 from msbd_dist.dist.executor import Attempt, History, RetryPolicy, persevere
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import Card
@@ -141,10 +143,25 @@ def digest_at(target: str) -> str | None:
         return None
 
 
+def mask_of(spec: EditSpec, picture: Picture) -> Mask:
+    """An edit's mask, from its file or drawn. MaskError where it is empty or does not fit."""
+    if isinstance(spec.mask, Drawn):
+        return Shapes(picture.size, boxes=spec.mask.boxes, polygons=spec.mask.polygons)
+    return read_mask(spec.mask, picture)
+
+
+def inputs_of(spec: EditSpec) -> dict[str, str]:
+    """Digests of what an edit reads. OSError where something can't be read."""
+    mask = spec.mask
+    drawn = isinstance(mask, Drawn)
+    digest = hashlib.sha256(repr(mask).encode()).hexdigest() if drawn else content_digest(str(mask))
+    return {"image": content_digest(spec.image), "mask": digest}
+
+
 def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
     """Read a picture and its mask, and plan the edit. Errors are one line about this edit."""
     picture = Picture.open(spec.image)
-    mask = read_mask(spec.mask, picture)
+    mask = mask_of(spec, picture)
     plan = make_plan(picture.size, mask.bbox, mask.any, family=card.family, method=spec.method)
     if len(plan.stages) > 1:
         card.checkpoint(spec.method.upscaler)  # a missing one is an error now, not after stage 1
@@ -157,9 +174,9 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
     What an earlier run has stored of this very edit is taken up: its seed too, where one is drawn.
     """
     try:
-        inputs = {"image": content_digest(spec.image), "mask": content_digest(spec.mask)}
+        inputs = inputs_of(spec)
     except OSError:  # what opens pictures has the better words
-        read_mask(spec.mask, Picture.open(spec.image))
+        mask_of(spec, Picture.open(spec.image))
         raise
     earlier = _earlier(spec, files, models, inputs)
     if earlier is not None:
@@ -284,16 +301,17 @@ def ingest(edit: Edit, attempt: str) -> Facts:
     save_edit(edit.files, record)
     save_edit(edit.work, record)
     canvas = edit.canvas(plan.stages[0], attempt)
-    box, mask = plan.source_box, read_mask(record.spec.mask, picture)
+    box, mask = plan.source_box, mask_of(record.spec, picture)
     for y0 in range(box.y0, box.y1, plan.family.stride):
         band = Box(y0, box.x0, min(y0 + plan.family.stride, box.y1), box.x1)
         canvas.write_mask(band, mask.window(band))
     if not record.direct:
         for part, pixels in streamed(picture, box, plan.family.stride):
             canvas.write_source(part, pixels)
-    for kind, path in (("image", record.spec.image), ("mask", record.spec.mask)):
-        if content_digest(path) != record.inputs[kind]:
-            raise ImageError(f"{path}: was changed while it was read; run the same command again")
+    for kind, digest in inputs_of(record.spec).items():
+        if digest != record.inputs[kind]:
+            place = getattr(record.spec, kind)
+            raise ImageError(f"{place}: was changed while it was read; run the same command again")
     return {"image": picture.format, "plan": plan.digest}
 
 

@@ -153,13 +153,24 @@ def _between(spec: object, key: str, low: float, high: float, *, open_low: bool 
         raise ManifestError(f"{key}: got {value!r}, wanted {least} and at most {high:g}")
 
 
+Vertex = tuple[float, float]  # x and y, in pixels of the upright image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A mask without a file: what lies in any of its shapes."""
+
+    boxes: tuple[tuple[float, float, float, float], ...] = ()  # x, y, width, height
+    polygons: tuple[tuple[tuple[Vertex, ...], ...], ...] = ()  # each a ring and its holes
+
+
 @dataclass(frozen=True, kw_only=True)
 class EditSpec:
     """One edit: paths as given, resolved by the manifest's reader."""
 
     id: str
     image: str
-    mask: str
+    mask: str | Drawn
     prompt: str
     negative_prompt: str = ""
     seed: int | None = None  # None: drawn once, recorded in the run
