@@ -71,18 +71,27 @@ _RGB = ("FF0000", "00FF00", "0000FF")
 
 
 class _Lost(Exception):
-    """A chunk that should be there is not."""
+    """A chunk that should be there is not, or not all of it."""
 
 
-class _WholeStore(WrapperStore[Store]):
-    """A store in which every chunk is."""
+class _CheckedStore(WrapperStore[Store]):
+    """A store that finds what zarr and its codecs let pass."""
+
+    whole = False  # every chunk is there
+    blosc = False  # every file is a blosc chunk, whose header says how long it is
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         found = await super().get(key, prototype, byte_range)
-        if found is None and key.rsplit("/", 1)[-1] not in _NO_CHUNKS:
+        if key.rsplit("/", 1)[-1] in _NO_CHUNKS:
+            return found
+        if found is None and self.whole:
             raise _Lost(f"chunk {key} is lost")
+        if found is not None and self.blosc:
+            told = int.from_bytes(found.to_bytes()[12:16], "little")
+            if told != len(found):
+                raise _Lost(f"chunk {key} holds {len(found)} bytes, not {told}")
         return found
 
 
@@ -419,13 +428,17 @@ def _scales(axes: str, multiscale: dict[str, Any]) -> tuple[float | None, float 
 
 
 def _open_level(url: str, store: Store, path: str, node: _Node) -> _Level:
-    whole = _WholeStore(store) if node.complete else store
     mode: Literal["r", "r+"] = "r" if store.read_only else "r+"
     try:
-        array = zarr.open_array(whole, path=path, zarr_format=node.format, mode=mode)
+        array = zarr.open_array(_CheckedStore(store), path=path, zarr_format=node.format, mode=mode)
     except FileNotFoundError:
         raise ImageError(f"{url}: its array {path!r} is missing; get it again") from None
     array = array.with_config({"write_empty_chunks": True})
+    checked = cast(_CheckedStore, array.store)
+    checked.whole = node.complete
+    checked.blosc = not array.shards and any(
+        type(codec).__name__ in ("Blosc", "BloscCodec") for codec in array.compressors[-1:]
+    )
     axes = node.axes or _axes_by_shape(url, array)
     if len(axes) != array.ndim:
         raise ImageError(f"{url}: has {array.ndim} axes and metadata for {len(axes)}; get it again")
