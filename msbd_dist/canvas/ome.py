@@ -23,7 +23,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,7 +32,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import zarr
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype
@@ -89,7 +89,7 @@ class _CheckedStore(WrapperStore[Store]):
         if found is None and self.whole:
             raise _Lost(f"chunk {key} is lost")
         if found is not None and self.blosc:
-            told = int.from_bytes(found.to_bytes()[12:16], "little")
+            told = int.from_bytes(found.as_numpy_array()[12:16].tobytes(), "little")
             if told != len(found):
                 raise _Lost(f"chunk {key} holds {len(found)} bytes, not {told}")
         return found
@@ -139,7 +139,7 @@ class _Level:
         with _damage(self.url):
             stored = np.asarray(self.array[self._index(box)])
         picture = stored.transpose(self._order).reshape(*box.size.shape, -1)
-        return np.ascontiguousarray(picture, dtype=picture.dtype.newbyteorder("="))
+        return np.require(picture, picture.dtype.newbyteorder("="), ["C", "W"])
 
     def write(self, box: Box, samples: Samples) -> None:
         """The inverse of ``read``; the box must be whole units."""
@@ -268,7 +268,7 @@ class OmeReader:
     def _level(self, path: str, files: Files | None = None) -> _Level:
         """A level to be read; to be written to where files are given."""
         url = (files or self._files).url
-        with _damage(f"{url}/{path}"):
+        with _damage(f"{url}/{path}".rstrip("/")):
             store = (files or self._files).zarr("").with_read_only(files is None)
             return _open_level(url, store, path, self._node)
 
@@ -390,7 +390,7 @@ _OTHERS = {
 def _refuse_others(url: str, ome: dict[str, Any]) -> None:
     """Groups that are no picture."""
     for key, what in _OTHERS.items():
-        if key in ome:
+        if key in ome and (key == "image-label" or "multiscales" not in ome):
             raise ImageError(f"{url}: is {what.format(url=url)}")
     if not ome.get("multiscales"):
         raise ImageError(
@@ -515,13 +515,23 @@ def _others(files: Files) -> tuple[str, ...]:
 def shrink(samples: Samples, ratio: tuple[int, int] = (2, 2)) -> Samples:
     """(h, w, c) -> (ceil(h / ratio), ceil(w / ratio), c): the mean of each block, of what is there
     of it at the edges, rounded half up."""
-    total, counts = samples.astype(np.uint32), []
+    total: NDArray[np.uint32] = samples.astype(np.uint32)
     for axis, step in enumerate(ratio):
-        starts = np.arange(0, samples.shape[axis], step)
-        total = np.add.reduceat(total, starts, axis=axis, dtype=np.uint32)
-        counts.append(np.diff(starts, append=samples.shape[axis]).astype(np.uint32))
-    area = np.multiply.outer(*counts)[..., None]
-    return cast(Samples, ((total + area // 2) // area).astype(samples.dtype))
+        lines = total.swapaxes(0, axis)
+        total = lines[::step].copy()
+        for first in range(1, step):
+            part = lines[first::step]
+            total[: len(part)] += part
+        total = total.swapaxes(0, axis)
+    height, width = samples.shape[:2]
+    area = _counts(height, ratio[0])[:, None, None] * _counts(width, ratio[1])[:, None]
+    divisor: Any = area if area.min() < area.max() else area.max()  # one number is much faster
+    return cast(Samples, ((total + divisor // 2) // divisor).astype(samples.dtype))
+
+
+def _counts(length: int, step: int) -> NDArray[np.uint32]:
+    """How many of ``length`` lines each block of ``step`` holds."""
+    return np.minimum(step, length - np.arange(0, length, step)).astype(np.uint32)
 
 
 class OmeWriter:
@@ -561,6 +571,8 @@ class OmeWriter:
         """Make the levels' arrays, or keep those that are just so; the target is no zarr then."""
         for name in (*_ROOTS, ".zattrs"):
             self._files.remove(name)
+        if isinstance(self._files, LocalFiles):
+            _sweep(self._files.path.rglob("*.partial"))
         for level in range(len(self.sizes)):
             with store_errors(self._files.url):
                 self._create_array(level)
@@ -995,8 +1007,17 @@ def _journal(files: Files) -> dict[str, Any] | None:
 
 
 def _put_back(record: dict[str, Any], files: Files, journal: Files) -> int:
+    if isinstance(files, LocalFiles):
+        for folder in {(files.path / key).parent for key in (*record["kept"], *record["absent"])}:
+            _sweep(folder.glob("*.partial"))
     for key in record["kept"]:
         files.write(key, journal.read(f"chunks/{key}"))
     for key in record["absent"]:
         files.remove(key)
     return len(record["kept"]) + len(record["absent"])
+
+
+def _sweep(unfinished: Iterable[Path]) -> None:
+    """Remove what a killed process was writing: zarr writes chunks under another name first."""
+    for path in list(unfinished):
+        path.unlink(missing_ok=True)
