@@ -270,15 +270,15 @@ def edited_patch(canvas: Canvas, plan: Plan, dtype: np.dtype[Any]) -> tuple[npt.
     patch = np.empty((3, *box.size.shape), dtype)
     for part in box.tiles(PART):
         edited = canvas.composed(plan.final, part.relative_to(plan.final.region))
-        source, alpha = canvas.source_integers(part), _alpha(canvas, plan, part)
-        mixed = alpha * edited + (1 - alpha) * to_float(source)
+        source, shown = canvas.source_integers(part), alpha(canvas, plan, part)
+        mixed = shown * edited + (1 - shown) * to_float(source)
         pixels = np.where(canvas.mask(part), from_float(mixed, dtype), source)
         patch[(slice(None), *part.relative_to(box).slices)] = pixels
         changed += int(np.count_nonzero(pixels != source))
     return patch, changed
 
 
-def _alpha(canvas: Canvas, plan: Plan, box: Box) -> Floats:
+def alpha(canvas: Canvas, plan: Plan, box: Box) -> Floats:
     """How much of the edit shows in a part of the mask's bounding box: (h, w) in [0, 1]."""
     bounds = plan.bbox.grown(1).intersection(Box.of(plan.image))  # beyond it nothing is masked
     assert bounds is not None

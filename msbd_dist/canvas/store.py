@@ -89,7 +89,7 @@ class Canvas:
         ys, xs = rows.relative_to(box).slices
         source = self._own("source", (3, *box.size.shape), (3, *tile), self._dtype)
         source[:, ys, xs] = pixels
-        self._own("mask", box.size.shape, tile, np.dtype(np.uint8))[ys, xs] = mask.astype(np.uint8)
+        self._own("mask", box.size.shape, tile, np.dtype(np.uint8))[ys, xs] = mask.view(np.uint8)
 
     def source_integers(self, box: Box) -> npt.NDArray[Any]:
         """The picture's own samples in a box inside the stored part: (3, h, w)."""
