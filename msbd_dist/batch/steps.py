@@ -403,15 +403,15 @@ class Patch:
         if not mask.any():
             return source
         edited = canvas.composed(final, box.relative_to(final.region))
-        alpha = self._alpha(box)
-        mixed = alpha * edited + (1 - alpha) * to_float(source)
+        shown = alpha(canvas, self._plan, box)
+        mixed = shown * edited + (1 - shown) * to_float(source)
         patch = np.where(mask, from_float(mixed, self._dtype), source)
         self.changed += int(np.count_nonzero(patch != source))
         return patch
 
-    def _alpha(self, box: Box) -> Floats:
-        """How much of the edit shows: (h, w) in [0, 1]."""
-        plan = self._plan  # beyond the mask's box nothing is masked
-        bounds = plan.bbox.grown(1).intersection(Box.of(plan.image))
-        assert bounds is not None
-        return feather(self._canvas.mask, plan.method.feather, box, bounds=bounds)
+
+def alpha(canvas: Canvas, plan: Plan, box: Box) -> Floats:
+    """How much of the edit shows in a part of the mask's bounding box: (h, w) in [0, 1]."""
+    bounds = plan.bbox.grown(1).intersection(Box.of(plan.image))  # beyond it nothing is masked
+    assert bounds is not None
+    return feather(canvas.mask, plan.method.feather, box, bounds=bounds)

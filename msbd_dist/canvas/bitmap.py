@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from msbd_dist.core.geometry import Box, Size
 
 BLOCK = 256  # pixels along each edge of a block; a multiple of 8
-_EMPTY, _FULL = -2, -1  # in the index; from 0 on it counts the blocks that are kept
+_EMPTY, _FULL = -2, -1  # in the index; from 0 on it says where a block is kept
 
 
 class Bitmap:
@@ -28,8 +28,8 @@ class Bitmap:
         """``strips`` go from top to bottom without a gap and may be of any height."""
         self.size = size
         across = -(-size.width // BLOCK)
-        self._index = np.full((-(-size.height // BLOCK), across), _EMPTY, np.int32)
-        self._kept: list[NDArray[np.uint8]] = []  # (h, ceil(w / 8)) each
+        self._index = np.full((-(-size.height // BLOCK), across), _EMPTY, np.int64)
+        self._kept = bytearray()  # one for all: small arrays between strips would hold the heap
         bits_of_columns = np.zeros(across * BLOCK // 8, np.uint8)
         first, last = size.height, 0
         for row, band in enumerate(_bands(size, strips)):
@@ -46,7 +46,7 @@ class Bitmap:
     @property
     def nbytes(self) -> int:
         """Bytes of the blocks that are kept."""
-        return sum(block.nbytes for block in self._kept)
+        return len(self._kept)
 
     def window(self, box: Box) -> NDArray[np.bool_]:
         """The pixels of a box inside the bitmap: (h, w)."""
@@ -86,14 +86,21 @@ class Bitmap:
             block = Box(y, x, y + BLOCK, x + BLOCK)
             part = block.intersection(box)
             assert part is not None
-            yield part, self._pixels(int(states[row, column]), part.relative_to(block))
+            where = int(states[row, column])
+            yield part, self._pixels(where, self._shape(y, x), part.relative_to(block))
 
-    def _pixels(self, state: int, part: Box) -> NDArray[np.bool_]:
+    def _shape(self, y: int, x: int) -> tuple[int, int]:
+        """Rows and bytes per row that are kept of the block at a pixel."""
+        height, width = min(BLOCK, self.size.height - y), min(BLOCK, self.size.width - x)
+        return height, -(-width // 8)
+
+    def _pixels(self, where: int, shape: tuple[int, int], part: Box) -> NDArray[np.bool_]:
         """A part of one block."""
-        if state == _FULL:
+        if where == _FULL:
             return np.ones(part.size.shape, np.bool_)
+        kept = np.frombuffer(self._kept, np.uint8, shape[0] * shape[1], where).reshape(shape)
         start = part.x0 // 8
-        packed = self._kept[state][part.y0 : part.y1, start : -(-part.x1 // 8)]
+        packed = kept[part.y0 : part.y1, start : -(-part.x1 // 8)]
         bits = np.unpackbits(packed, axis=1)[:, part.x0 - 8 * start : part.x1 - 8 * start]
         return bits.view(np.bool_)
 
@@ -107,7 +114,8 @@ class Bitmap:
         self._index[row] = np.where(counts == 0, _EMPTY, _FULL)
         for column in np.flatnonzero((counts > 0) & (counts < height * widths)).tolist():
             self._index[row, column] = len(self._kept)
-            self._kept.append(blocks[column, :height, : -(-int(widths[column]) // 8)].copy())
+            rows, bytes_of_row = self._shape(row * BLOCK, column * BLOCK)
+            self._kept += blocks[column, :rows, :bytes_of_row].tobytes()
 
     def _require_inside(self, box: Box) -> None:
         if box.height < 1 or box.width < 1 or not Box.of(self.size).contains(box):

@@ -34,7 +34,8 @@ Read = Callable[[Box], Bools]
 _LUMA = np.array((2126, 7152, 722), dtype=np.uint64)  # Rec. 709, in ten-thousandths
 _LUMA_SUM = 10_000
 _SLACK = 1e-6  # an edge that is an integer but for rounding stays where it is
-_STRIP = 1 << 21  # samples of a file that are looked at together
+_STRIP = 1 << 25  # samples of a file that are read together, in 256 rows at most
+_ROWS = 1 << 19  # and that are looked at together
 _TILE = 1448  # pixels along each edge of what is scaled together: 2 million at most
 
 
@@ -130,10 +131,12 @@ def _drawn(source: Picture) -> tuple[Bitmap, int]:
 
     def strips() -> Iterator[tuple[int, Bools]]:
         nonlocal brightest
-        for y, strip in source.strips(rows=min(256, max(1, _STRIP // samples))):
-            light = _light(strip, source)
-            brightest = max(brightest, int(light.max()) // full)
-            yield y, 2 * light >= full * peak
+        step = max(1, _ROWS // samples)
+        for top, strip in source.strips(rows=min(256, max(1, _STRIP // samples))):
+            for y in range(0, len(strip), step):
+                light = _light(strip[y : y + step], source)
+                brightest = max(brightest, int(light.max()) // full)
+                yield top + y, 2 * light >= full * peak
 
     return Bitmap(source.stored_size, strips()), brightest
 

@@ -90,7 +90,7 @@ class Canvas:
         """The same of the mask, (h, w)."""
         whole = self.plan.source_box
         array = self._own("mask", whole.size.shape, self._tile, np.dtype(np.uint8))
-        array[box.relative_to(whole).slices] = mask.astype(np.uint8)
+        array[box.relative_to(whole).slices] = mask.view(np.uint8)
 
     @property
     def _tile(self) -> tuple[int, int]:

@@ -77,3 +77,23 @@ def test_a_stage_sees_the_mask_by_maximum(tmp_path: Path) -> None:
         )
         assert np.array_equal(stage_mask(canvas, stage, window), wanted)
         assert wanted.any()
+
+
+def test_a_feather_may_reach_beyond_what_is_stored(tmp_path: Path) -> None:
+    image, bbox = Size(3000, 3000), Box(1400, 1400, 1500, 1490)
+    plan = make_plan(
+        image,
+        bbox,
+        lambda box: box.intersection(bbox) is not None,
+        family=Family(native=64, segment=128, overlap=32),
+        method=Method(feather=800),
+    )
+    group, stored = canvas_group(open_files(tmp_path)), plan.source_box
+    canvas = Canvas(group, plan, np.dtype(np.uint8), {"ingest": Version("1")}, attempt="1")
+    mask = np.zeros(stored.size.shape, bool)
+    mask[bbox.relative_to(stored).slices] = True
+    canvas.write_source(stored, np.zeros((3, *stored.size.shape), np.uint8), mask)
+    assert not stored.contains(bbox.grown(801))
+    alpha = steps.alpha(canvas, plan, bbox)
+    assert alpha.shape == bbox.size.shape
+    assert alpha.max() == pytest.approx(45 / 800)
