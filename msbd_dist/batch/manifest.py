@@ -237,7 +237,7 @@ def _edit(row: Any, defaults: Mapping[str, Any], where: Place, at: At) -> EditSp
 
 def _typed(value: Any, key: str, where: Place, at: At) -> Any:
     wanted = _FIELDS[key]
-    if value is None and key in ("seed", "output"):
+    if value is None and key in ("seed", "output", "ome_zarr"):
         return value
     if (
         key in ("id", "ome_zarr")

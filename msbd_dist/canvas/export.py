@@ -26,7 +26,10 @@ import numpy.typing as npt
 import pyvips
 from PIL import Image as PillowImage
 
+from msbd_dist.canvas import ome
 from msbd_dist.canvas.images import Picture, from_float, width_x_height
+from msbd_dist.canvas.ome import OmeReader
+from msbd_dist.canvas.places import stored_bytes
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.vips import Streamed, reason, strip_rows
 from msbd_dist.core.geometry import Box, Size
@@ -66,10 +69,10 @@ _SAMPLES = 64  # blocks far from the edit that are compared
 @dataclass(frozen=True, kw_only=True)
 class How:
     """How an edited picture is written. ``tiff``: copy on write, anew, anew with a pyramid, or
-    whichever of the first two can be."""
+    whichever of the first two can be. ``ome_zarr``: the version; None is the source's, or 0.5."""
 
     tiff: TiffWay = "auto"
-    ome_zarr: OmeVersion = "0.5"
+    ome_zarr: OmeVersion | None = None
     allow_loss: bool = False
 
 
@@ -198,9 +201,19 @@ def losses(picture: Picture, target: Path | str) -> list[str]:
     return lost
 
 
-def copies(picture: Picture, target: Path | str, how: How) -> bool:
-    """Whether the target is a copy of the source's file with only the edit written anew."""
-    return False
+def why_no_copy(picture: Picture, target: Path | str, how: How) -> str | None:
+    """None where the target is a copy of the source's file with only the edit written anew; else
+    why it is not, in a few words."""
+    kind, reader = kind_of(target), picture.reader
+    if kind == "TIFF":
+        if how.tiff in ("plain", "pyramid"):
+            return "a new file is asked for"
+        return "the image is not a tiled TIFF"
+    if kind == "OME-Zarr" and isinstance(reader, OmeReader):
+        if how.ome_zarr not in (None, reader.kind.split()[-1]):
+            return "another version is asked for"
+        return ome.can_copy(reader)
+    return "it is of another kind than the image"
 
 
 def check_target(picture: Picture, target: Path | str, how: How) -> None:
@@ -211,8 +224,16 @@ def check_target(picture: Picture, target: Path | str, how: How) -> None:
             f"{target}: {kind} ends at {_EDGES[kind]} pixels and {picture.path} has "
             f"{width_x_height(picture.size)}; write .png, .tif or .ome.zarr"
         )
-    lost = losses(picture, target)
-    if lost and not how.allow_loss and not copies(picture, target, how):
+    why = why_no_copy(picture, target, how)
+    if why and kind == "TIFF" and how.tiff == "copy":
+        raise ImageError(f"{target}: can't be a copy of {picture.path}: {why}; say tiff: plain")
+    if kind == "OME-Zarr" and picture.orientation != 1:
+        raise ImageError(
+            f"{target}: OME-Zarr can't say that {picture.path} is turned (its EXIF orientation is "
+            f"{picture.orientation}); write .tif or .png"
+        )
+    lost = losses(picture, target) if why else []
+    if lost and not how.allow_loss:
         raise ImageError(
             f"{target}: {kind} can't keep {_listed(lost)} of {picture.path}; choose another "
             "format, or allow it with --allow-loss (in a manifest: allow_loss: true)"
@@ -225,8 +246,8 @@ def _listed(words: list[str]) -> str:
 
 def largest_bytes(picture: Picture, target: Path | str, how: How) -> int:
     """What the written file can take at most, about."""
-    if copies(picture, target, how):
-        return os.stat(picture.path).st_size + picture.raw_bytes // 8
+    if why_no_copy(picture, target, how) is None:
+        return stored_bytes(picture.path) + picture.raw_bytes // 8
     levels = kind_of(target) in ("OME-Zarr", "DeepZoom") or how.tiff == "pyramid"
     return int(picture.raw_bytes * (1.35 if levels else 1.01)) + (1 << 20)
 
@@ -265,6 +286,10 @@ def write_edited(
 
 def _write(edited: Edited, place: Path, target: Path, how: How) -> None:
     kind, picture = kind_of(target), edited.picture
+    if kind == "OME-Zarr":
+        place.unlink()
+        _write_ome(edited, place, target, how)
+        return
     pixel_bytes = (picture.bands + picture.has_alpha) * picture.dtype.itemsize
     rows = strip_rows(picture.stored_size, pixel_bytes)
     bands = picture.bands + picture.has_alpha
@@ -275,6 +300,40 @@ def _write(edited: Edited, place: Path, target: Path, how: How) -> None:
             _SAVE[kind](_with_metadata(image, picture), place, picture, how)
     except pyvips.Error as error:
         raise RunError(f"{target}: can't be written ({reason(error)})") from error
+
+
+def _write_ome(edited: Edited, place: Path, target: Path, how: How) -> None:
+    picture, reader = edited.picture, edited.picture.reader
+    if isinstance(reader, OmeReader) and why_no_copy(picture, target, how) is None:
+        ome.copy_with_edits(reader, place, list(edited.blocks()), edited.window)
+        return
+    row = picture.stored_size.width * (picture.bands + picture.has_alpha) * picture.dtype.itemsize
+    chunk = max(64, min(_BAND, _BAND_BYTES * 2 // row // 64 * 64))
+    ome.write_ome(
+        place,
+        picture.stored_size,
+        picture.dtype,
+        picture.bands,
+        picture.has_alpha,
+        picture.metadata,
+        edited.window if picture.random else _Rows(edited, chunk).window,
+        version=how.ome_zarr or "0.5",
+        chunk=chunk,
+        name=target.name.split(".")[0],
+    )
+
+
+class _Rows:
+    """Windows of an edited picture that are asked for row by row, from its strips."""
+
+    def __init__(self, edited: Edited, rows: int) -> None:
+        self._strips = edited.strips(rows)
+        self._y, self._strip = next(self._strips)
+
+    def window(self, box: Box) -> Samples:
+        while box.y0 >= self._y + len(self._strip):
+            self._y, self._strip = next(self._strips)
+        return self._strip[box.y0 - self._y : box.y1 - self._y, box.x0 : box.x1]
 
 
 def _with_metadata(image: Any, picture: Picture) -> Any:

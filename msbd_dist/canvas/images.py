@@ -23,6 +23,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from msbd_dist.canvas.ome import OmeReader, is_zarr
 from msbd_dist.canvas.places import first_bytes, local_copy
 from msbd_dist.canvas.reader import Metadata, Reader, Samples
 from msbd_dist.canvas.vips import VipsReader
@@ -242,8 +243,12 @@ def width_x_height(size: Size) -> str:
 
 def open_reader(place: str) -> Reader:
     """The reader for what is at a path or URL. ImageError for what nobody can read exactly."""
-    kind = _kind_of(place)
-    reader = VipsReader.open(local_copy(place), kind)
+    reader: Reader
+    if is_zarr(place):
+        reader = OmeReader.open(place)
+    else:
+        kind = _kind_of(place)
+        reader = VipsReader.open(local_copy(place), kind)
     log.debug("%s: read by %s", place, type(reader).__name__)
     return reader
 

@@ -228,6 +228,10 @@ class OmeReader:
         files = open_files(url)
         return cls(url, files, _look_at(url, files))
 
+    @property
+    def held_bytes(self) -> int:
+        return 0
+
     def window(self, box: Box) -> Samples:
         """(h, w, bands + alpha) of a box inside the picture.
 
@@ -495,13 +499,13 @@ def _says_alpha(channels: int, node: _Node) -> bool:
 
 
 def _metadata(node: _Node, others: tuple[str, ...]) -> Metadata:
-    blocks = {
-        name: base64.b64decode(node.own[name], validate=True)
+    icc, exif, xmp = (
+        None if node.own.get(name) is None else base64.b64decode(node.own[name], validate=True)
         for name in _BLOCKS
-        if node.own.get(name) is not None
-    }
+    )
     y, x = node.scales
-    return Metadata(**blocks, resolution=(1 / x, 1 / y) if x and y else None, others=others)
+    resolution = (1 / x, 1 / y) if x and y else None
+    return Metadata(icc=icc, exif=exif, xmp=xmp, resolution=resolution, others=others)
 
 
 def _others(files: Files) -> tuple[str, ...]:

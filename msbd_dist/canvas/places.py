@@ -35,6 +35,13 @@ def content_digest(place: str) -> str:
     return digest.hexdigest()
 
 
+def stored_bytes(place: str) -> int:
+    """What is at a path or URL takes."""
+    if not is_url(place) and not os.path.isdir(place):
+        return os.stat(place).st_size
+    return sum(size for _, size, _ in _listing(place))
+
+
 def _listing(place: str) -> list[tuple[str, int, str]]:
     if not is_url(place):
         return [

@@ -176,6 +176,6 @@ class EditSpec:
     seed: int | None = None  # None: drawn once, recorded in the run
     output: str | None = None  # None: <run>/<id>/output with the suffix of what the image is
     tiff: TiffWay = "auto"  # a .tif: copy on write, anew, anew with a pyramid
-    ome_zarr: OmeVersion = "0.5"  # of a .zarr that is written anew
+    ome_zarr: OmeVersion | None = None  # of a .zarr; None: the image's, or 0.5
     allow_loss: bool = False  # write formats that can't hold all that the image has
     method: Method = field(default_factory=Method)

@@ -92,7 +92,7 @@ def test_a_feather_may_reach_beyond_what_is_stored(tmp_path: Path) -> None:
     canvas = Canvas(group, plan, np.dtype(np.uint8), {"ingest": Version("1")}, attempt="1")
     mask = np.zeros(stored.size.shape, bool)
     mask[bbox.relative_to(stored).slices] = True
-    canvas.write_source(stored, np.zeros((3, *stored.size.shape), np.uint8), mask)
+    canvas.write_mask(stored, mask)
     assert not stored.contains(bbox.grown(801))
     alpha = steps.alpha(canvas, plan, bbox)
     assert alpha.shape == bbox.size.shape
