@@ -377,7 +377,7 @@ _DECODERS: dict[int, _Decoder] = {
     JPEG_XR: _as_image(imagecodecs.jpegxr_decode),
     PNG: _as_image(imagecodecs.png_decode),
 }
-_BYTES = {NONE, PACKBITS} | PREDICTABLE
+BYTES = {NONE, PACKBITS} | PREDICTABLE
 
 
 def decode(page: Page, data: Encoded, box: Box) -> Samples:
@@ -385,11 +385,11 @@ def decode(page: Page, data: Encoded, box: Box) -> Samples:
 
     Raises Damaged, or whatever the codec does, where they aren't that.
     """
-    if page.reversed and page.codec in _BYTES:
+    if page.reversed and page.codec in BYTES:
         data = bytes(imagecodecs.bitorder_decode(data))
     size = page.segment_bytes
     decoded = _DECODERS[page.codec](page, data, size)
-    if page.codec in _BYTES:
+    if page.codec in BYTES:
         # a strip may end with the picture or be filled up to the height of the others
         low = Size(box.height, page.segment.width)
         shape = page.segment if page.tiled or len(decoded) >= size else low
@@ -507,6 +507,8 @@ class TiffReader:
         self.path = path
         self.page = page  # as it is stored
         self.levels = levels  # smaller versions, largest first
+        self.others = pictures  # that show something else
+        self.slide = _is_aperio(tags, page.directory)
         self.size = page.size
         self.dtype = page.dtype
         self.bands = page.bands

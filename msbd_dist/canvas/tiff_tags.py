@@ -92,6 +92,23 @@ class LocalBytes:
             done += os.pwrite(self._file, data[done:], at + done)
         self.size = max(self.size, at + len(data))
 
+    def copy_to(self, other: LocalBytes) -> None:
+        """All of it, to the same place in another file; without reading it, where the file system
+        can."""
+        done = 0
+        while done < self.size:
+            try:
+                length = min(self.size - done, 1 << 30)
+                moved = os.copy_file_range(self._file, other._file, length, done, done)
+            except OSError:  # not between these two file systems; a full disk is told by the other
+                moved = 0
+            if not moved:
+                part = self.read(done, min(self.size - done, 8 << 20))
+                other.write(done, part)
+                moved = len(part)
+            done += moved
+        other.size = max(other.size, done)
+
     def sync(self) -> None:
         """Wait until the disk has it."""
         os.fsync(self._file)
@@ -253,6 +270,23 @@ class Tags:
         if entry.kind in (16, 18) and (values < 0).any():
             raise Damaged(f"tag {entry.code} is beyond any file")
         return values
+
+    def rewrite(self, file: LocalBytes, entry: Entry, values: NDArray[np.int64]) -> None:
+        """Other values for a tag, as many; at the end of the file and in a wider type where they
+        need it."""
+        layout = self.order + _INTEGERS[entry.kind]
+        if int(values.max()) <= np.iinfo(layout).max:
+            file.write(entry.at, values.astype(layout).tobytes())
+            return
+        kind = 16 if self.big else 4
+        data = values.astype(self.order + _INTEGERS[kind]).tobytes()
+        cell = self.pack("HH" + self.offset, entry.code, kind, entry.count)
+        if len(data) <= self.width:
+            file.write(entry.cell, cell + data)
+            return
+        at = file.size + -file.size % 8
+        file.write(at, data)
+        file.write(entry.cell, cell + self.pack(self.offset, at))
 
     def ratio(self, entry: Entry) -> float:
         """A tag's first rational number; 0 where it is none."""
