@@ -293,15 +293,11 @@ def refusal(page: Page) -> str | None:
 
 def _absurd(page: Page) -> str | None:
     """Whether the header declares far more samples than the file can hold."""
-    stored = page.tags.file.size
-    held = page.counts[page.counts > 0]
-    large = page.segment_bytes > _LARGE and len(held)
+    stored, piece = page.tags.file.size, page.segment_bytes
+    best = int(page.counts.max()) * (1 if page.plain else _MAX_TILE_COMPRESSION)
     declared = page.size.area * page.samples * page.dtype.itemsize
-    if (
-        declared > stored * _MAX_COMPRESSION
-        or (page.segment_bytes > _HUGE and not page.plain)
-        or (large and page.segment_bytes > int(held.max()) * _MAX_TILE_COMPRESSION)
-    ):
+    huge = piece > _HUGE and not (page.plain and not page.tiled)
+    if declared > stored * _MAX_COMPRESSION or huge or (piece > _LARGE and piece > best):
         return (
             f"declares {page.size} pixels, in tiles or strips of {page.segment}, in {stored} "
             "bytes; the file is damaged or cut off, get it again"
@@ -311,36 +307,31 @@ def _absurd(page: Page) -> str | None:
 
 # ---------------------------------------------------------------- decoding
 
-Encoded: TypeAlias = bytes
-_Decoder: TypeAlias = Callable[[Page, Encoded, int], Any]
+_Decoder: TypeAlias = Callable[[Page, bytes, Any], Any]
+"""(page, a segment's bytes, the length or the array that they are to fill) -> bytes or array."""
 
 
-def _as_bytes(decode: Callable[..., Any]) -> _Decoder:
-    """A codec of bytes, told how many there are."""
-    return lambda page, data, size: decode(data, out=size)
+def _plainly(decode: Callable[..., Any]) -> _Decoder:
+    """A codec that needs to know nothing of the page."""
+    return lambda page, data, out: decode(data, out=out)
 
 
-def _as_image(decode: Callable[..., Any]) -> _Decoder:
-    """A codec of pictures, which knows their shape."""
-    return lambda page, data, size: decode(data)
-
-
-def _lerc(page: Page, data: Encoded, size: int) -> Any:
+def _lerc(page: Page, data: bytes, out: Any) -> Any:
     entry = page.directory.entries.get(50674)  # (version, what it is packed with)
     packed = page.tags.integers(entry).tolist()[1:] if entry else [0]
     if packed == [1]:
         data = bytes(imagecodecs.zlib_decode(data))
     elif packed == [2]:
         data = bytes(imagecodecs.zstd_decode(data))
-    return imagecodecs.lerc_decode(data)
+    return imagecodecs.lerc_decode(data, out=out)
 
 
-def _webp(page: Page, data: Encoded, size: int) -> Any:
+def _webp(page: Page, data: bytes, out: Any) -> Any:
     # libwebp drops an alpha that is opaque all over
-    return imagecodecs.webp_decode(data, hasalpha=page.samples == 4)
+    return imagecodecs.webp_decode(data, hasalpha=page.samples == 4, out=out)
 
 
-def _jpeg(page: Page, data: Encoded, size: int) -> Any:
+def _jpeg(page: Page, data: bytes, out: Any) -> Any:
     space: int | None = None
     wanted: int | None = None
     if page.planes > 1:
@@ -356,72 +347,75 @@ def _jpeg(page: Page, data: Encoded, size: int) -> Any:
         bitspersample=8 * page.dtype.itemsize,
         colorspace=space,
         outcolorspace=wanted,
+        out=out,
     )
 
 
 _DECODERS: dict[int, _Decoder] = {
-    NONE: lambda page, data, size: data,
-    LZW: _as_bytes(imagecodecs.lzw_decode),
-    DEFLATE: _as_bytes(imagecodecs.deflate_decode),
-    OLD_DEFLATE: _as_bytes(imagecodecs.deflate_decode),
-    PACKBITS: _as_bytes(imagecodecs.packbits_decode),
-    ZSTD: _as_bytes(imagecodecs.zstd_decode),
-    LZMA: _as_bytes(imagecodecs.lzma_decode),
+    NONE: lambda page, data, out: data,
+    LZW: _plainly(imagecodecs.lzw_decode),
+    DEFLATE: _plainly(imagecodecs.deflate_decode),
+    OLD_DEFLATE: _plainly(imagecodecs.deflate_decode),
+    PACKBITS: _plainly(imagecodecs.packbits_decode),
+    ZSTD: _plainly(imagecodecs.zstd_decode),
+    LZMA: _plainly(imagecodecs.lzma_decode),
     LERC: _lerc,
     JPEG: _jpeg,
     WEBP: _webp,
-    JPEG2000: _as_image(imagecodecs.jpeg2k_decode),
-    APERIO_RGB: _as_image(imagecodecs.jpeg2k_decode),
-    JPEG_XL: _as_image(imagecodecs.jpegxl_decode),
-    JPEG_XL_DNG: _as_image(imagecodecs.jpegxl_decode),
-    JPEG_XR: _as_image(imagecodecs.jpegxr_decode),
-    PNG: _as_image(imagecodecs.png_decode),
+    JPEG2000: _plainly(imagecodecs.jpeg2k_decode),
+    APERIO_RGB: _plainly(imagecodecs.jpeg2k_decode),
+    JPEG_XL: _plainly(imagecodecs.jpegxl_decode),
+    JPEG_XL_DNG: _plainly(imagecodecs.jpegxl_decode),
+    JPEG_XR: _plainly(imagecodecs.jpegxr_decode),
+    PNG: _plainly(imagecodecs.png_decode),
 }
 BYTES = {NONE, PACKBITS} | PREDICTABLE
 
 
-def decode(page: Page, data: Encoded, box: Box) -> Samples:
+def decode(page: Page, data: bytes, box: Box) -> Samples:
     """One segment's bytes as (h, w, depth) samples of its box, as stored.
 
     Raises Damaged, or whatever the codec does, where they aren't that.
     """
     if page.reversed and page.codec in BYTES:
         data = bytes(imagecodecs.bitorder_decode(data))
-    size = page.segment_bytes
-    decoded = _DECODERS[page.codec](page, data, size)
-    if page.codec in BYTES:
-        # a strip may end with the picture or be filled up to the height of the others
-        low = Size(box.height, page.segment.width)
-        shape = page.segment if page.tiled or len(decoded) >= size else low
-        length = shape.area * page.depth * page.dtype.itemsize
-        if len(decoded) < length:
-            raise Damaged(f"{len(decoded)} bytes of {length}")
-        stored = page.dtype.newbyteorder(page.tags.order)
-        array = np.frombuffer(decoded, stored, shape.area * page.depth)
-        array = array.reshape(*shape.shape, page.depth).astype(page.dtype)
-        if page.predictor == 2:
-            array = imagecodecs.delta_decode(array, axis=-2)
-    else:
-        array = _shaped(page, decoded, box)
+    array = _of_bytes(page, data, box) if page.codec in BYTES else _of_image(page, data, box)
     if array.shape[:2] == box.size.shape:
         return array
     return array[: box.height, : box.width].copy()  # a view would hold the rest, too
 
 
-def _shaped(page: Page, decoded: Any, box: Box) -> Samples:
-    """What an image codec made of a segment: as large as the segment, or cut to the picture."""
-    array = np.asarray(decoded)
-    if array.dtype != page.dtype:
-        raise Damaged(f"samples are {array.dtype}, not {page.dtype}")
-    array = array[..., None] if array.ndim == 2 else array
-    if (
-        array.ndim != 3
-        or array.shape[2] != page.depth
-        or array.shape[0] not in (page.segment.height, box.height)
-        or array.shape[1] not in (page.segment.width, box.width)
-    ):
-        raise Damaged(f"{array.shape} samples, not {(*page.segment.shape, page.depth)}")
-    return cast(Samples, array)
+def _of_bytes(page: Page, data: bytes, box: Box) -> Samples:
+    """A segment by a codec that knows nothing of pictures."""
+    decoded = _DECODERS[page.codec](page, data, page.segment_bytes)
+    # a strip may end with the picture or be filled up to the height of the others
+    full = page.tiled or len(decoded) >= page.segment_bytes
+    shape = page.segment if full else Size(box.height, page.segment.width)
+    number = shape.area * page.depth
+    if len(decoded) < number * page.dtype.itemsize:
+        raise Damaged(f"{len(decoded)} bytes of {number * page.dtype.itemsize}")
+    stored = np.frombuffer(decoded, page.dtype.newbyteorder(page.tags.order), number)
+    array: Samples = stored.reshape(*shape.shape, page.depth).astype(page.dtype)
+    return imagecodecs.delta_decode(array, axis=-2) if page.predictor == 2 else array
+
+
+def _of_image(page: Page, data: bytes, box: Box) -> Samples:
+    """A segment by a codec of pictures: as large as all, or cut to what is seen of it.
+
+    The codec gets the array to fill, since its own header might be damaged and declare anything.
+    """
+    wide = Size(box.height, page.segment.width)
+    shapes = list(dict.fromkeys([page.segment.shape, box.size.shape, wide.shape]))
+    for shape in shapes:
+        array: Samples = np.zeros((*shape, page.depth), page.dtype)
+        try:
+            _DECODERS[page.codec](page, data, array[..., 0] if page.depth == 1 else array)
+        except ValueError:  # another shape or another type
+            if shape == shapes[-1]:
+                raise
+        else:
+            return array
+    raise AssertionError
 
 
 _CACHE = 64 << 20  # bytes
