@@ -428,6 +428,7 @@ class Segments:
         self.page = page
         self._lock = Lock()
         self._kept: OrderedDict[int, Samples] = OrderedDict()
+        self._size = 0  # of what is kept, in bytes
 
     def window(self, box: Box) -> Samples:
         """(h, w, samples) of a box inside the picture, as stored. ImageError for damage."""
@@ -453,10 +454,11 @@ class Segments:
                 return self._kept[number]
         segment = self._decoded(number, where)
         with self._lock:
-            self._kept[number] = segment
-            size = sum(kept.nbytes for kept in self._kept.values())
-            while size > _CACHE and len(self._kept) > 1:
-                size -= self._kept.popitem(last=False)[1].nbytes
+            if number not in self._kept:  # another thread may have been here
+                self._kept[number] = segment
+                self._size += segment.nbytes
+            while self._size > _CACHE and len(self._kept) > 1:
+                self._size -= self._kept.popitem(last=False)[1].nbytes
         return segment
 
     def _decoded(self, number: int, where: Box) -> Samples:
@@ -548,7 +550,7 @@ class TiffReader:
         """(h, w, bands + alpha) of a box inside the stored picture.
 
         Raises ValueError for a box that is empty or leaves the picture, ImageError where the file
-        is damaged.
+        is damaged, OSError where a disk or a store doesn't answer.
         """
         if box.height < 1 or box.width < 1 or not Box.of(self.size).contains(box):
             raise ValueError(f"{self.path}: box {box} is not inside the picture of {self.size}")

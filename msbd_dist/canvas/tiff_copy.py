@@ -196,12 +196,14 @@ def copy_with_edits(
     nothing is synced.
 
     Raises ImageError where `can_copy` says no or the source is damaged, ValueError for samples of
-    another shape, OSError where the target can't be written.
+    another shape or where the target is the source, OSError where the target can't be written.
     """
     boxes = [cut for box in changed if (cut := box.intersection(Box.of(source.size)))]
     why = can_copy(source, boxes)
     if why:
         raise ImageError(f"{source.path}: can't be copied tile by tile ({why}); write it anew")
+    if target.exists() and target.samefile(cast(Path, source.local)):
+        raise ValueError(f"{target}: is the picture itself")
     try:
         copy = _Copy(source, target)
     except Damaged as error:
