@@ -32,11 +32,9 @@ import psutil
 import pyvips
 import tifffile
 import yaml
-from PIL import Image
 
 from benchmarks.machine import describe_machine
-from msbd_dist.canvas.images import Picture
-from msbd_dist.canvas.ome import OmeWriter, write_ome
+from msbd_dist.canvas.ome import write_ome
 from msbd_dist.canvas.reader import Metadata
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.tiny.scenes import Background, Scene, render

@@ -5,7 +5,7 @@
     write_edited(edited, target, how)    PNG, TIFF, WebP, JPEG, OME-Zarr or DeepZoom, by the name
     verify(edited, target, ...)          every sample outside the mask is the source's
 
-PNG, JPEG, WebP, DeepZoom and new TIFFs are made by libvips from strips. A tiled TIFF or an OME-Zarr
+PNG, JPEG, WebP, DeepZoom and new TIFFs are made by libvips from strips. A TIFF or an OME-Zarr
 is copied as it is compressed, and only what is edited is written anew (copy on write).
 """
 
@@ -26,11 +26,13 @@ import numpy.typing as npt
 import pyvips
 from PIL import Image as PillowImage
 
-from msbd_dist.canvas import ome
+from msbd_dist.canvas import ome, tiff_copy
 from msbd_dist.canvas.images import Picture, from_float, width_x_height
 from msbd_dist.canvas.ome import OmeReader
 from msbd_dist.canvas.places import stored_bytes
 from msbd_dist.canvas.reader import Samples
+from msbd_dist.canvas.tiff import TiffReader
+from msbd_dist.canvas.tiff_tags import add_exif
 from msbd_dist.canvas.vips import Streamed, reason, strip_rows
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.spec import OmeVersion, TiffWay
@@ -208,7 +210,9 @@ def why_no_copy(picture: Picture, target: Path | str, how: How) -> str | None:
     if kind == "TIFF":
         if how.tiff in ("plain", "pyramid"):
             return "a new file is asked for"
-        return "the image is not a tiled TIFF"
+        if not isinstance(reader, TiffReader):
+            return "it is not a TIFF of 8 or 16 bits"
+        return tiff_copy.can_copy(reader)
     if kind == "OME-Zarr" and isinstance(reader, OmeReader):
         if how.ome_zarr not in (None, reader.kind.split()[-1]):
             return "another version is asked for"
@@ -289,6 +293,10 @@ def _write(edited: Edited, place: Path, target: Path, how: How) -> None:
     if kind == "OME-Zarr":
         place.unlink()
         _write_ome(edited, place, target, how)
+        return
+    reader = picture.reader
+    if isinstance(reader, TiffReader) and why_no_copy(picture, target, how) is None:
+        tiff_copy.copy_with_edits(reader, place, edited.blocks(), edited.window)
         return
     pixel_bytes = (picture.bands + picture.has_alpha) * picture.dtype.itemsize
     rows = strip_rows(picture.stored_size, pixel_bytes)
@@ -435,6 +443,8 @@ def _save_tiff(image: Any, place: Path, picture: Picture, how: How) -> None:
         options |= {"pyramid": True, "subifd": True, "region_shrink": "mean"}
     raw = picture.raw_bytes * (4 / 3 if pyramid else 1)
     image.tiffsave(str(place), bigtiff=raw > _CLASSIC_TIFF, **options)
+    if picture.metadata.exif:
+        add_exif(place, picture.metadata.exif)  # libvips writes none
 
 
 def _save_deepzoom(image: Any, place: Path, picture: Picture, how: How) -> None:

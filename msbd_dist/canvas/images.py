@@ -26,11 +26,14 @@ from numpy.typing import DTypeLike, NDArray
 from msbd_dist.canvas.ome import OmeReader, is_zarr
 from msbd_dist.canvas.places import first_bytes, local_copy
 from msbd_dist.canvas.reader import Metadata, Reader, Samples
-from msbd_dist.canvas.vips import VipsReader
+from msbd_dist.canvas.tiff import TiffReader
+from msbd_dist.canvas.vips import VIPS_CODECS, VipsReader, expands
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError, NonFiniteError
 
 log = logging.getLogger(__name__)
+
+_STRIP = 64 << 20  # bytes of a decoded strip that may be held
 
 # ---------------------------------------------------------------- integers and floats
 
@@ -248,8 +251,25 @@ def open_reader(place: str) -> Reader:
         reader = OmeReader.open(place)
     else:
         kind = _kind_of(place)
-        reader = VipsReader.open(local_copy(place), kind)
+        reader = _tiff(place) if kind == "TIFF" else VipsReader.open(local_copy(place), kind)
     log.debug("%s: read by %s", place, type(reader).__name__)
+    return reader
+
+
+def _tiff(place: str) -> Reader:
+    """libvips expands palettes and few bits, and reads strips of any length a row at a time."""
+    try:
+        reader = TiffReader.open(place)
+    except ImageError:
+        if expands(local_copy(place)):
+            return VipsReader.open(local_copy(place), "TIFF")
+        raise
+    if (
+        not reader.random
+        and reader.page.segment_bytes > _STRIP
+        and reader.page.codec in VIPS_CODECS
+    ):
+        return VipsReader.open(local_copy(place), "TIFF")
     return reader
 
 

@@ -485,7 +485,7 @@ _KEPT = {  # structure, resolution, what is handed on, and what names the writin
     282, 283, 284, 292, 293, 296, 305, 306, 317, 320, 322, 323, 324, 325, 330, 338, 339, 347, 529,
     530, 531, 532, 700, 33723, 34377, 34675, 42113, 50674,
 }  # fmt: skip
-_OTHERS = {270: "description", 33723: "IPTC", 34377: "Photoshop resources"}
+_SHAPE = '{"shape":'  # so begins what tifffile writes as a description: no person's words
 _UNITS = {2: 25.4, 3: 10.0}  # millimetres
 
 
@@ -545,6 +545,10 @@ class TiffReader:
         """The file, where it is one of this machine."""
         file = self.page.tags.file
         return Path(file.name) if isinstance(file, LocalBytes) else None
+
+    @property
+    def held_bytes(self) -> int:
+        return 0
 
     def window(self, box: Box) -> Samples:
         """(h, w, bands + alpha) of a box inside the stored picture.
@@ -667,9 +671,23 @@ def _metadata(page: Page) -> tuple[Metadata, list[str]]:
         exif=exif,
         xmp=tags.raw(entries[700]) if 700 in entries else None,
         resolution=(x / _UNITS[unit], y / _UNITS[unit]) if known else None,
-        others=tuple(name for code, name in _OTHERS.items() if code in entries),
+        fields=_fields(page),
     )
     return metadata, lost
+
+
+def _fields(page: Page) -> dict[str, str | bytes]:
+    """What libvips writes too, by its names."""
+    tags, entries = page.tags, page.directory.entries
+    found: dict[str, str | bytes] = {}
+    if 270 in entries:
+        text = tags.raw(entries[270]).rstrip(b"\0").decode("utf-8", "replace")
+        if not text.startswith(_SHAPE):
+            found["image-description"] = text
+    for code, name in ((33723, "iptc-data"), (34377, "photoshop-data")):
+        if code in entries:
+            found[name] = tags.raw(entries[code])
+    return found
 
 
 def _tag_name(code: int) -> str:

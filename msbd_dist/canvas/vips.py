@@ -221,7 +221,7 @@ def _look_at_png(path: Path) -> dict[str, bytes]:
 
 
 # what this libvips decodes: none, CCITT (three), LZW, JPEG, deflate (two), PackBits, WebP
-TIFF_CODECS = {1, 2, 3, 4, 5, 7, 8, 32946, 32773, 50001}
+VIPS_CODECS = {1, 2, 3, 4, 5, 7, 8, 32946, 32773, 50001}
 _TIFF_REFUSED = {6: "old-style JPEG", 34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA",
                  50000: "zstd", 50002: "JPEG XL"}  # fmt: skip
 _TIFF_COLOURS = {4: "a mask", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab",
@@ -238,7 +238,7 @@ def _look_at_tiff(path: Path) -> tuple[str, ...]:
     """Refuse what libvips would decode to wrong samples. Returns what can't be kept of the rest."""
     tags = tiff_tags(path)
     codec, colours, extra = tags.get(259, 1), tags.get(262, 1), tags.get(338)
-    if codec not in TIFF_CODECS:
+    if codec not in VIPS_CODECS:
         raise ImageError(
             f"{path}: is a TIFF compressed with {_TIFF_REFUSED.get(codec, f'code {codec}')}, which "
             "can't be decoded here; save it with deflate, LZW or no compression"
@@ -258,6 +258,12 @@ def _look_at_tiff(path: Path) -> tuple[str, ...]:
     if extra == 0:
         lost.append("the meaning of the extra channel, which becomes alpha")
     return tuple(lost)
+
+
+def expands(path: Path) -> bool:
+    """Whether a TIFF has a palette, or fewer than 8 bits: libvips makes 8-bit colours of them."""
+    tags = tiff_tags(path)
+    return tags.get(262) == 3 or tags.get(258, 1) in (1, 2, 4)
 
 
 def _tiff_name(code: int) -> str:

@@ -91,7 +91,13 @@ def read_back(path: Path) -> Array:
     elif path.suffix == ".webp":
         samples = decoded(path)
     else:
-        samples = tifffile.imread(path)
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            samples = page.asarray()
+            if page.photometric == 0:  # white is zero
+                samples = ~samples
+            if page.planarconfig == 2 and samples.ndim == 3:
+                samples = np.moveaxis(samples, 0, -1)
     return samples if samples.ndim == 3 else samples[..., None]
 
 
@@ -519,10 +525,10 @@ def with_metadata(path: Path, bands: int = 3) -> Path:
     return path
 
 
-def rewritten(source: Path, target: Path) -> Image.Image:
+def rewritten(source: Path, target: Path, **how: Any) -> Image.Image:
     picture = Picture.open(source)
     patch, box, _ = edit_of(picture)
-    write_edited(picture, patch, box, target)
+    write_edited(picture, patch, box, target, **how)
     with Image.open(target) as image:
         image.load()
         return image
@@ -592,7 +598,7 @@ def test_photoshop_s_resources_stay_in_a_tiff_but_iptc_does_not(tmp_path: Path) 
     picture = Picture.open(tmp_path / "in.tif")
     assert losses(picture, ".tif") == ["IPTC"]
     assert "Photoshop resources" in losses(picture, ".png")
-    rewritten(tmp_path / "in.tif", tmp_path / "out.tif")
+    rewritten(tmp_path / "in.tif", tmp_path / "out.tif", tiff="plain")
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         assert 33723 not in file.pages[0].tags
     assert held in (tmp_path / "out.tif").read_bytes()
@@ -622,10 +628,8 @@ def test_losses_no_format_can_help_are_named_too(tmp_path: Path) -> None:
     image, tags = Image.fromarray(every_level(3, 8)), TiffImagePlugin.ImageFileDirectory_v2()
     tags[271], tags[34665], tags[34853] = "Maker", {36867: "2020:01:01 00:00:00"}, {1: "N"}
     image.save(tmp_path / "exif.tif", tiffinfo=tags)
-    found = losses(Picture.open(tmp_path / "exif.tif"), ".tif")
-    assert "EXIF of a TIFF" in found
-    assert "GPS of a TIFF" in found
-    assert "TIFF tag Make" in found
+    assert losses(Picture.open(tmp_path / "exif.tif"), ".tif") == []
+    assert losses(Picture.open(tmp_path / "exif.tif"), ".png") == []
     make_tiff(tmp_path / "own.tif", every_level(3, 8), extratags=[(65000, "s", 0, "x", True)])
     assert losses(Picture.open(tmp_path / "own.tif"), ".png")[-1:] == ["TIFF tag 65000"]
     make_png(tmp_path / "in.png", every_level(3, 8))
@@ -674,11 +678,6 @@ def test_a_grey_picture_put_into_itself_is_itself(tmp_path: Path, bits: int) -> 
 # ---------------------------------------------------------------- refused
 
 
-def tiff_with(tmp_path: Path, codec: str) -> Path:
-    tifffile.imwrite(tmp_path / "x.tif", photo(64, 64), photometric="rgb", compression=codec)
-    return tmp_path / "x.tif"
-
-
 def pillow_file(tmp_path: Path, name: str, mode: str, **options: Any) -> Path:
     Image.fromarray(photo(64, 64)).convert(mode).save(tmp_path / name, **options)
     return tmp_path / name
@@ -712,9 +711,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "CMYK TIFF": (lambda t: pillow_file(t, "x.tif", "CMYK"), "CMYK; convert it to RGB"),
     "Lab TIFF": (lambda t: pillow_file(t, "x.tif", "LAB"), "Lab; convert it to RGB"),
     "YCbCr TIFF": (lambda t: pillow_file(t, "x.tif", "YCbCr"), "YCbCr; convert it to RGB"),
-    "float": (lambda t: tiff_of(t, GREY.astype("f4")), "float; convert it to 8 or 16 bits"),
-    "uint32": (lambda t: tiff_of(t, GREY.astype("u4")), "uint; convert it"),
-    "int16": (lambda t: tiff_of(t, GREY.astype("i2")), "short; convert it"),
+    "float": (lambda t: tiff_of(t, GREY.astype("f4")), "floats; convert it to 8 or 16 bits"),
+    "uint32": (lambda t: tiff_of(t, GREY.astype("u4")), "32 bits per sample; convert it"),
+    "int16": (lambda t: tiff_of(t, GREY.astype("i2")), "signed integers; convert it"),
     "pages": (lambda t: frames(t, "x.tif"), "2 pages"),
     "animated WebP": (lambda t: frames(t, "x.webp"), "2 pages"),
     "animated PNG": (lambda t: frames(t, "x.png"), "animated"),
@@ -728,22 +727,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "5 channels",
     ),
     "preview": (lambda t: tiff_of(t, photo(64, 64), photometric="rgb", subfiletype=1), "raw file"),
-    "tiled planes": (
-        lambda t: tiff_of(t, photo(64, 64).transpose(2, 0, 1).copy(), photometric="rgb",
-                          planarconfig="separate", tile=(32, 32)),
-        "separate planes",
-    ),
-    "zstd": (lambda t: tiff_with(t, "zstd"), "zstd, which can't be decoded here; save it with"),
-    "lzma": (lambda t: tiff_with(t, "lzma"), "LZMA"),
-    "lerc": (lambda t: tiff_with(t, "lerc"), "LERC"),
-    "jpeg2000": (lambda t: tiff_with(t, "jpeg2000"), "JPEG 2000|34712"),
-    "jpegxl": (lambda t: tiff_with(t, "jpegxl"), "JPEG XL"),
     "absurd PNG": (
         lambda t: bytes_file(t, "x.png", png_of(100_000, 100_000, zlib.compress(bytes(500)))),
         "declares 100000x100000 pixels in",
     ),
     "absurd JPEG": (lambda t: absurd_jpeg(t), "declares 65500x65500 pixels in"),
-    "absurd TIFF": (lambda t: absurd_tiff(t), "declares 100000x100000 pixels in"),
+    "absurd TIFF": (lambda t: absurd_tiff(t), "declares 100000x100000 pixels"),
 }  # fmt: skip
 
 
@@ -772,9 +761,13 @@ def test_what_cannot_be_kept_exact_is_refused_in_one_line(tmp_path: Path, name: 
     assert str(caught.value).startswith(str(path))
 
 
-def test_the_compression_is_refused_before_a_pixel_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="zstd"):
-        Picture.open(tiff_with(tmp_path, "zstd"))
+@pytest.mark.parametrize("codec", ["zstd", "lzma", "lerc", "jpeg2000", "jpegxl"])
+def test_what_libvips_can_t_decode_is_decoded_right(tmp_path: Path, codec: str) -> None:
+    options: dict[str, Any] = {"compressionargs": {"level": 100}} if codec == "jpegxl" else {}
+    stored = photo(64, 64)
+    path = tiff_of(tmp_path, stored, photometric="rgb", compression=codec, **options)
+    assert_exact(path, tifffile.imread(path), tmp_path / "out.png")
+    assert np.array_equal(tifffile.imread(path), stored) or codec == "jpegxl"
 
 
 def cuttable(tmp_path: Path, name: str) -> Path:
@@ -962,7 +955,10 @@ from msbd_dist.core.geometry import Box
 picture, box = Picture.open(sys.argv[1]), Box(5000, 10, 5064, 74)
 patch = lambda box: np.full((3, box.height, box.width), 7, np.uint8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-write_edited(Edited(picture, box, patch, None), Path(sys.argv[2]), How(allow_loss=True))
+class All:
+    def any(self, box):
+        return True
+write_edited(Edited(picture, box, patch, All()), Path(sys.argv[2]), How(allow_loss=True))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -789,7 +789,7 @@ def test_what_else_a_file_holds_is_told(tmp_path: Path) -> None:
     metadata = reader.metadata
     assert (metadata.icc, metadata.xmp, metadata.exif) == (b"prof", b"<x/> ", None)
     assert metadata.resolution == pytest.approx((300 / 25.4, 150 / 25.4))
-    assert metadata.others == ("description", "IPTC", "Photoshop resources")
+    assert metadata.names[-3:] == ("IPTC", "Photoshop resources", "description")
     assert reader.orientation == 6
     assert reader.unkept == ("TIFF tag ModelPixelScaleTag", "TIFF tag 65000")
 

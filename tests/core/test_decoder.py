@@ -146,7 +146,8 @@ def test_segments_that_are_not_held_give_the_same_weights(monkeypatch: pytest.Mo
         loaded.append(slot)
         return segments[slot]
 
-    fit = DecoderFit(decode, weights(), load, len(segments), FitSettings(steps=3))
+    settings = FitSettings(steps=3, lr=1e-3, lam=100.0)
+    fit = DecoderFit(decode, weights(), load, len(segments), settings)
     assert all(torch.equal(held[name], weight) for name, weight in fit.run(Alone()).items())
     assert fit.losses == losses
     assert loaded.count(0) == 1
