@@ -194,7 +194,8 @@ def losses(picture: Picture, target: Path | str) -> list[str]:
     kind = kind_of(target)
     lost = [name for name in picture.metadata.names if name not in _HOLDS[kind]]
     space = (picture.metadata.icc or b"")[16:20]
-    if space and kind != "OME-Zarr" and space != (b"GRAY" if picture.bands == 1 else b"RGB "):
+    own = b"GRAY" if picture.bands == 1 and kind != "WebP" else b"RGB "
+    if space and kind != "OME-Zarr" and space != own:
         lost.append(f"an ICC profile of other colours ({space.decode('latin1').strip()})")
     if kind != "PNG":
         lost += [f"the PNG's {name} chunk" for name in picture.metadata.chunks]

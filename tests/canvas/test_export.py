@@ -124,8 +124,10 @@ KINDS = ["a.png", "a.tif", "tiled.tif", "a.jpg", "a.webp", "a.ome.zarr", "a04.om
 TARGETS = ["b.png", "b.tif", "b.webp", "b.ome.zarr"]
 
 
-def possible(kind: str, bits: int, bands: int, target: str) -> bool:
+def possible(kind: str, bits: int, bands: int, icc: bytes | None, target: str) -> bool:
     """What the formats themselves can hold."""
+    if ".webp" in target and bands < 3 and icc:
+        return False
     if ".jpg" in kind and (bits == 16 or bands in (2, 4)):
         return False
     if ".webp" in kind and (bits == 16 or bands < 3):
@@ -141,7 +143,7 @@ def possible(kind: str, bits: int, bands: int, target: str) -> bool:
 def test_samples_and_profile_of_every_kind_are_kept_in_every_other(
     tmp_path: Path, kind: str, bits: int, bands: int, icc: bytes | None, target: str
 ) -> None:
-    if not possible(kind, bits, bands, target):
+    if not possible(kind, bits, bands, icc, target):
         pytest.skip("the format can't hold it")
     icc = GREY_ICC if icc and bands < 3 else icc
     make(tmp_path / kind, noise(bits, bands), icc)
