@@ -252,7 +252,7 @@ def plan(
 
     Example: msbd plan jobs/demo.yaml
     """
-    from msbd_dist.batch.steps import plan_edit
+    from msbd_dist.batch.steps import plan_and_check
     from msbd_dist.models.card import resolve
 
     loaded = _manifest(manifest, models, allow_loss, sr=sr, clip=clip, device=None)
@@ -260,13 +260,14 @@ def plan(
     failures = 0
     for spec in loaded.edits:
         try:
-            found, picture = plan_edit(spec, card)
+            found, picture, written = plan_and_check(spec, card)
         except MsbdError as error:
             failures += 1
             console.print(f"{spec.id}: {error}", style="red", markup=False, highlight=False)
             continue
         out_console.print(f"\n{spec.id}  {picture.format}", style="bold", markup=False)
         _print_plan(found)
+        out_console.print(written, markup=False, highlight=False)
     raise typer.Exit(2 if failures == len(loaded.edits) else 1 if failures else 0)
 
 

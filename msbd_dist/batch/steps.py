@@ -36,16 +36,19 @@ from msbd_dist.canvas.export import (
     How,
     Verify,
     check_target,
+    kind_of,
     largest_bytes,
     losses,
     memory_bytes,
     verify,
+    why_no_copy,
     write_edited,
 )
 from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors
 from msbd_dist.canvas.images import Picture, from_float, to_float
 from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.masks import Mask, feather, read_mask
+from msbd_dist.canvas.ome import is_zarr
 from msbd_dist.canvas.places import content_digest, is_url
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.shapes import Shapes
@@ -168,6 +171,17 @@ def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
     return plan, picture
 
 
+def plan_and_check(spec: EditSpec, card: Card) -> tuple[Plan, Picture, str]:
+    """The same, checked as a run would; with a line on what is written, and how."""
+    plan, picture = plan_edit(spec, card)
+    target = target_of(spec, open_files("."), picture)
+    check_edit(spec, target, picture)
+    anew = why_no_copy(picture, target, how_of(spec))
+    way = f"a new file: {anew}" if anew else "a copy with only the edit written anew"
+    size = largest_bytes(picture, target, how_of(spec)) / 1e6
+    return plan, picture, f"writes {Path(target).name}, at most {size:,.0f} MB, {way}"
+
+
 def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
     """Plan an edit and check everything that can be checked before any model runs.
 
@@ -184,7 +198,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         if edit.is_finished:
             return edit
     plan, picture = plan_edit(spec, models.card)
-    check_edit(spec, files, picture)
+    check_edit(spec, target_of(spec, files, picture), picture)
     drawn = earlier.seed if earlier else secrets.randbelow(2**31)
     record = EditRecord(
         spec=spec,
@@ -207,12 +221,12 @@ def ledger_of(files: Files, record: EditRecord) -> Ledger:
     return Ledger(files / record.key / "ledger")
 
 
-def check_edit(spec: EditSpec, files: Files, picture: Picture) -> None:
+def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
     """Whether the edited picture can be written where it is to be, and fits in memory on the way.
 
     ImageError or RunError in one line; what is lost and may be is logged.
     """
-    target, how = target_of(spec, files, picture), how_of(spec)
+    how = how_of(spec)
     if not is_url(target):
         require_writable(Path(target))
     need, free = memory_bytes(picture, target), psutil.virtual_memory().available
@@ -252,7 +266,7 @@ def require_room(edits: Iterable[Edit]) -> None:
 
 def require_writable(target: Path) -> None:
     """RunError where an output can't be put: in place of a folder, or where writing is refused."""
-    if target.is_dir():
+    if target.is_dir() and not (kind_of(target) == "OME-Zarr" and is_zarr(str(target))):
         raise RunError(f"{target}: is a folder; give the output a file's name")
     parent = next(p for p in target.parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
