@@ -457,6 +457,12 @@ class Bars:
     def wait_for(self, process: int) -> None:
         self._bars.console.print(_waiting(process), markup=False, highlight=False)
 
+    def chore(self, edit: str, what: str, share: float) -> None:
+        if edit in self._tasks:
+            self._bars.update(self._tasks[edit], doing=f"{what} {share:.0%}")
+        else:
+            self._bars.update(self._run, doing=f"{edit}: {what} {share:.0%}")
+
     def advance(self, edit: str, task: Task, cost: float) -> None:
         if edit not in self._tasks:
             self._tasks[edit] = self._bars.add_task(edit, total=self._costs[edit], doing="")
@@ -482,9 +488,20 @@ class Lines:
     def begin(self, costs: dict[str, float]) -> None:
         self._total, self._done = sum(costs.values()), 0.0
         self._started = self._last = time.monotonic()
+        self._chores: dict[tuple[str, str], tuple[float, float]] = {}  # since when, from where
 
     def wait_for(self, process: int) -> None:
         console.print(_waiting(process), markup=False, highlight=False)
+
+    def chore(self, edit: str, what: str, share: float) -> None:
+        now = time.monotonic()
+        since, start = self._chores.setdefault((edit, what), (now, share))
+        if now - max(self._last, since) < self.interval_s or share <= start:
+            return
+        self._last = now
+        left = (now - since) * (1 - share) / (share - start)
+        text = f"{edit}: {what}, {share:.0%}, about {left:.0f} s left"
+        console.print(text, markup=False, highlight=False)
 
     def advance(self, edit: str, task: Task, cost: float) -> None:
         self._done += cost

@@ -104,6 +104,7 @@ class Progress(Protocol):
     def begin(self, costs: dict[str, float]) -> None: ...
     def wait_for(self, process: int) -> None: ...
     def advance(self, edit: str, task: Task, cost: float) -> None: ...
+    def chore(self, edit: str, what: str, share: float) -> None: ...  # from any thread
     def finish(self, result: EditResult) -> None: ...
 
 
@@ -113,6 +114,7 @@ class Silent:
     def begin(self, costs: dict[str, float]) -> None: ...
     def wait_for(self, process: int) -> None: ...
     def advance(self, edit: str, task: Task, cost: float) -> None: ...
+    def chore(self, edit: str, what: str, share: float) -> None: ...  # from any thread
     def finish(self, result: EditResult) -> None: ...
 
 
@@ -191,7 +193,10 @@ Wave = list[Task | steps.Chore]
 
 
 def life(
-    edit: steps.Edit, still_ours: Callable[[], None], verify: Verify = "sample"
+    edit: steps.Edit,
+    still_ours: Callable[[], None],
+    verify: Verify = "sample",
+    tell: steps.Tell = lambda *_: None,
 ) -> Iterator[Wave]:
     """An edit from its first latent to its finished file: yields what may run next, together.
 
@@ -202,7 +207,7 @@ def life(
     def chore(name: str, run: Callable[[str], Facts]) -> Wave:
         return [] if name in ledger else [steps.Chore(edit, name, run)]
 
-    yield chore("ingest", partial(steps.ingest, edit))
+    yield chore("ingest", partial(steps.ingest, edit, tell))
     shown: Wave = []
     for stage in plan.stages:
         for wave in plan.waves(edit.id, stage):
@@ -212,7 +217,7 @@ def life(
             edit.work.remove(tuned_name(stage, tuned["attempt"]))
         shown = chore(f"{stage.index}-preview", partial(preview, edit, stage))
 
-    export = partial(steps.export, edit, still_ours, write_row, verify)
+    export = partial(steps.export, edit, still_ours, write_row, verify, tell)
     yield [*shown, steps.Chore(edit, "export", export)]
 
 
@@ -257,7 +262,9 @@ class Drive:
                 self._lease.check()
                 while self._waiting and len(self._active) < AT_ONCE * self._pool.num_workers:
                     edit = self._waiting.popleft()
-                    running = Running(edit, life(edit, self._lease.check, self._verify))
+                    tell = self._progress.chore
+                    story = life(edit, self._lease.check, self._verify, tell)
+                    running = Running(edit, story)
                     self._active[edit.id] = running
                     yield from self._go_on(running)
                 yield from self._step()

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,15 @@ def plan_and_check(spec: EditSpec, card: Card) -> tuple[Plan, Picture, str]:
     anew = why_no_copy(picture, target, how_of(spec))
     way = f"a new file: {anew}" if anew else "a copy with only the edit written anew"
     size = largest_bytes(picture, target, how_of(spec)) / 1e6
-    return plan, picture, f"writes {Path(target).name}, at most {size:,.0f} MB, {way}"
+    memory = memory_bytes(picture, target) / 1e6
+    return (
+        plan,
+        picture,
+        (
+            f"writes {Path(target).name}, at most {size:,.0f} MB, {way}; "
+            f"the driver takes at most {memory:,.0f} MB for it"
+        ),
+    )
 
 
 def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
@@ -229,13 +238,13 @@ def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
     how = how_of(spec)
     if not is_url(target):
         require_writable(Path(target))
+    check_target(picture, target, how)
     need, free = memory_bytes(picture, target), psutil.virtual_memory().available
     if need > free:
         raise ImageError(
             f"{spec.image}: takes {need / 1e9:.1f} GB of memory from {picture.kind} to {target}, "
             f"{free / 1e9:.1f} GB are free; save it as a tiled TIFF or an OME-Zarr, and write one"
         )
-    check_target(picture, target, how)
     if lost := losses(picture, target):
         log.warning("edit %s: not kept in %s: %s", spec.id, target, ", ".join(lost))
 
@@ -305,7 +314,11 @@ class Chore:
         return self.edit.ledger.commit(self.name, facts)
 
 
-def ingest(edit: Edit, attempt: str) -> Facts:
+Tell = Callable[[str, str, float], None]
+"""An edit's name, what is done for it, and how much of that is done."""
+
+
+def ingest(edit: Edit, tell: Tell, attempt: str) -> Facts:
     """Take an edit's pixels in: the part of the picture that its plan reads, and the mask."""
     record, picture, plan = edit.record, edit.picture, edit.record.plan
     with suppress(FileNotFoundError, ValueError):  # what was stored of the edit as it was before
@@ -322,6 +335,8 @@ def ingest(edit: Edit, attempt: str) -> Facts:
     if not record.direct:
         for part, pixels in streamed(picture, box, plan.family.stride):
             canvas.write_source(part, pixels)
+            done = (picture.stored_box(part).y1) / picture.stored_size.height
+            tell(edit.id, "taking in", done)
     for kind, digest in inputs_of(record.spec).items():
         if digest != record.inputs[kind]:
             place = getattr(record.spec, kind)
@@ -349,6 +364,7 @@ def export(
     still_ours: Callable[[], None],
     show: Callable[[Edit, Edited], None],
     which: Verify,
+    tell: Tell,
     _: str,
 ) -> Facts:
     """Paste the final stage into the picture, write it and compare it; returns facts.
@@ -362,12 +378,13 @@ def export(
         edit.ledger.forget("export")
     plan = edit.record.plan
     patch = Patch(edit.canvas(plan.final), np.dtype(edit.record.dtype))
-    edited = Edited(edit.picture, plan.bbox, patch, patch)
+    told = partial(tell, edit.id, "writing")
+    edited = Edited(edit.picture, plan.bbox, patch, patch, told)
     facts: Facts = {"output": edit.target, "how": repr(edit.how)}
 
     def before(place: Path) -> None:
         facts["changed_samples"] = patch.changed  # up to here each was asked for once
-        found = verify(edited, place, which)
+        found = verify(replace(edited, tell=partial(tell, edit.id, "comparing")), place, which)
         facts["compared"], facts["pixels"] = found.compared, found.pixels
         if content_digest(edit.record.spec.image) != edit.record.inputs["image"]:
             raise ImageError(f"{edit.record.spec.image}: was changed during the run; run it again")

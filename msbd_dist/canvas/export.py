@@ -11,6 +11,7 @@ is copied as it is compressed, and only what is edited is written anew (copy on 
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -98,6 +99,7 @@ class Edited:
     box: Box
     patch: Callable[[Box], Samples]
     mask: Masked
+    tell: Callable[[float], None] = lambda _: None  # how much of the picture was streamed
 
     def window(self, stored: Box) -> Samples:
         """(h, w, bands + alpha) of a box of the stored picture."""
@@ -108,7 +110,9 @@ class Edited:
         """The stored picture from top to bottom: (y, (h, W, bands + alpha))."""
         bands = _Bands(self)
         width = self.picture.stored_size.width
+        height = self.picture.stored_size.height
         for y, strip in self.picture.strips(rows):
+            self.tell(y / height)
             yield y, self._patched(strip, Box(y, 0, y + len(strip), width), bands.rows)
 
     def seen(self, box: Box) -> Samples:
@@ -261,9 +265,11 @@ def largest_bytes(picture: Picture, target: Path | str, how: How) -> int:
 
 
 def memory_bytes(picture: Picture, target: Path | str) -> int:
-    """What reading or writing holds at once, beyond a few rows."""
+    """What taking a picture in, writing it edited and comparing it hold at most, beside programs
+    and models: whole pictures where a format asks for it, else strips, bands and a row of tiles."""
     held = {"WebP": 4 * picture.size.area * 4}.get(kind_of(target), 0)
-    return held + picture.reader.held_bytes
+    rows = picture.raw_bytes // picture.stored_size.height * _BAND  # of tiles, of chunks, of a band
+    return held + picture.reader.held_bytes + 8 * rows + 6 * _BAND_BYTES
 
 
 # ---------------------------------------------------------------- writing
@@ -510,7 +516,9 @@ def replacing(target: Path) -> Iterator[Path]:
 
     Raises RunError for what the file system refuses.
     """
-    temporary = target.with_name(f".{uuid4().hex}.part{target.suffix}")
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):  # by who was killed
+        _discard(left)
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}.part{target.suffix}")
     try:
         temporary.touch(exist_ok=False)
         yield temporary

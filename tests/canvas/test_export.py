@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,64 @@ def test_what_is_not_edited_is_copied_as_it_is_compressed(tmp_path: Path, kind: 
         source = tmp_path / kind
         kept = sum((source / p).read_bytes() == (target / p).read_bytes() for p in files)
         assert 0.9 * len(files) < kept < len(files)
+
+
+# ---------------------------------------------------------------- memory and leftovers
+
+STREAM = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from msbd_dist.canvas.export import Edited, How, memory_bytes, verify, write_edited
+from msbd_dist.canvas.images import Picture
+from msbd_dist.core.geometry import Box
+
+class All:
+    def any(self, box):
+        return True
+
+def patch(box):
+    return np.full((3, box.height, box.width), 7, np.uint8)
+
+picture, target = Picture.open(sys.argv[1]), Path(sys.argv[2])
+edited = Edited(picture, Box(100, 10, picture.size.height - 10, 5000), patch, All())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+write_edited(edited, target, How(allow_loss=True))
+verify(edited, target, "full")
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown * 1024, memory_bytes(picture, target))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"), [("a.tif", "b.png"), ("tiled.tif", "b.tif"), ("tiled.tif", "b.ome.zarr")]
+)
+def test_memory_does_not_grow_with_the_picture_s_rows(
+    tmp_path: Path, kind: str, target: str
+) -> None:
+    layout = {"tile": (512, 512)} if "tiled" in kind else {"rowsperstrip": 64}
+    grown = []
+    for height in (4000, 24000):  # 72 and 432 megabytes of black
+        tifffile.imwrite(
+            tmp_path / kind, np.zeros((height, 6000, 3), np.uint8), photometric="rgb",
+            compression="zlib", metadata=None, **layout,
+        )  # fmt: skip
+        script = [sys.executable, "-c", STREAM, tmp_path / kind, tmp_path / target]
+        said = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+        grown.append(int(said.split()[0]))
+        assert grown[-1] < int(said.split()[1])
+    assert grown[1] < 1.3 * grown[0] + (64 << 20)
+
+
+def test_what_a_killed_writer_left_is_swept_up(tmp_path: Path) -> None:
+    make(tmp_path / "a.png", noise(8, 3), None)
+    (tmp_path / ".b.png.0123.part.png").write_bytes(b"half")
+    (tmp_path / ".b.png.4567.part_files").mkdir()
+    (tmp_path / ".bb.png.0123.part.png").write_bytes(b"another's")
+    write_edited(edit_of(Picture.open(tmp_path / "a.png")), tmp_path / "b.png", How())
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".bb.png.0123.part.png", "a.png", "b.png",
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------- lossy and limited formats

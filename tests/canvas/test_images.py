@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import resource
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -942,38 +940,6 @@ def test_a_source_that_breaks_on_the_way_is_the_source_s_fault(tmp_path: Path) -
     with pytest.raises(ImageError, match=r"cut\.jpg"):
         write_edited(Picture.open(path), patch, Box(0, 0, 5, 5), tmp_path / "out.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "cut.jpg"]
-
-
-STREAM = """
-import resource, sys
-from pathlib import Path
-import numpy as np
-from msbd_dist.canvas.export import Edited, How, write_edited
-from msbd_dist.canvas.images import Picture
-from msbd_dist.core.geometry import Box
-
-picture, box = Picture.open(sys.argv[1]), Box(5000, 10, 5064, 74)
-patch = lambda box: np.full((3, box.height, box.width), 7, np.uint8)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-class All:
-    def any(self, box):
-        return True
-write_edited(Edited(picture, box, patch, All()), Path(sys.argv[2]), How(allow_loss=True))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
-@pytest.mark.parametrize("target", ["out.png", "out.tif"])
-def test_writing_takes_the_memory_of_a_few_rows(tmp_path: Path, target: str) -> None:
-    black = np.zeros((8000, 6000, 3), np.uint8)  # 144 MB
-    tifffile.imwrite(tmp_path / "in.tif", black, photometric="rgb", rowsperstrip=64, compression=8)
-    grown = subprocess.run(
-        [sys.executable, "-c", STREAM, tmp_path / "in.tif", tmp_path / target],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(grown.stdout) / 1024 < 60  # MB
 
 
 # ---------------------------------------------------------------- previews
