@@ -83,8 +83,8 @@ def measure(folder: Path, source: str, side: int, outputs: list[str]) -> dict[st
     written = {}
     for name in outputs:
         edit = {"id": "edit", "image": SOURCES[source], "mask": box, "seed": 1, "samples": 2}
-        edit |= {"prompt": "a red circle on grass", "steps": 20, "repaint": 0, "decoder_steps": 10}
-        edit |= {"margin": 1.0, "allow_loss": True} | OUTPUTS[name]
+        edit |= {"prompt": "a red circle on grass", "steps": 20, "repaint": 0, "decoder_steps": 4}
+        edit |= {"upscale_steps": 40, "margin": 1.0, "allow_loss": True} | OUTPUTS[name]
         (folder / "edits.yaml").write_text(yaml.safe_dump({"edits": [edit]}))
         before = disk(folder)
         written[name] = run(folder)

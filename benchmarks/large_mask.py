@@ -5,7 +5,7 @@ interrupted in the middle and continued.
 
 The stand-in has the model's interface and Stable Diffusion's sizes: its latents are the pixels
 themselves, its denoiser leaves them as they are, so that what comes out is the picture with the
-noise that belongs to each place. Everything else is real: plan, masks, super-resolution, noise, canvas,
+noise that belongs to each place. Everything else is real: plan, masks, enlarging, noise, canvas,
 ledger, composing, export. Printed: the highest memory of driver and workers, seconds, bytes stored,
 how far the composed canvas is from each of the segments it is made of (overlapping segments agree
 only if noise, low-pass and masks do), and how many pixels of the result were compared with the
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gigapixel import disk, make_source
+from benchmarks.gigapixel import make_source
 from benchmarks.machine import describe_machine
 from msbd_dist.batch import steps
 from msbd_dist.batch.record import THREADS, WorkerSpec, peak_memory_mb
