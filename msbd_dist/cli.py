@@ -25,7 +25,7 @@ from msbd_dist.errors import InputError, MsbdError
 if TYPE_CHECKING:
     from msbd_dist.batch.manifest import Manifest
     from msbd_dist.batch.record import EditResult
-    from msbd_dist.batch.run import ExecutorKind, RunResult, Stop
+    from msbd_dist.batch.run import ExecutorKind, RunResult, Stop, Verify
     from msbd_dist.core.plan import Plan, Task
     from msbd_dist.core.spec import ModelSpec
 
@@ -79,6 +79,14 @@ Deadline = Annotated[
 Grace = Annotated[
     float, typer.Option("--grace", min=0, help="Seconds for running tasks when told to stop.")
 ]
+VerifyWhat = Annotated[
+    str,
+    typer.Option("--verify", help="Compare what is written with what it is of: sample, full, off."),
+]
+AllowLoss = Annotated[
+    bool,
+    typer.Option("--allow-loss", help="Write formats that can't hold all that an image has."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any option of the method, e.g. steps=25."),
@@ -118,10 +126,14 @@ def fail(message: str, code: int) -> NoReturn:
 
 @app.command()
 def edit(
-    image: Annotated[Path, typer.Argument(help="Picture: PNG, JPEG, TIFF or WebP.")],
-    mask: Annotated[Path, typer.Argument(help="Mask: white is edited, black is kept.")],
+    image: Annotated[
+        str, typer.Argument(help="Picture: PNG, JPEG, TIFF, WebP or OME-Zarr; a path or URL.")
+    ],
+    mask: Annotated[str, typer.Argument(help="Mask: white is edited, black is kept.")],
     prompt: Annotated[str, typer.Argument(help="What to paint; '' removes what is there.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help=".png, .tif or .webp.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help=".png, .tif, .ome.zarr, .webp ...")
+    ],
     models: Models = None,
     seed: Annotated[
         int | None, typer.Option(help="Random seed; drawn and printed if left out.")
@@ -134,6 +146,8 @@ def edit(
     sr: Sr = None,
     clip: Clip = None,
     device: Device = None,
+    verify: VerifyWhat = "sample",
+    allow_loss: AllowLoss = False,
     settings: Settings = None,
 ) -> None:
     """Edit one picture.
@@ -152,9 +166,18 @@ def edit(
         margin=margin,
         negative_prompt=negative_prompt,
         settings=settings or [],
+        allow_loss=allow_loss,
     )
     out = workspace_of(manifest)
-    result = _run(manifest, out, workers=workers, executor=executor, address=address, single=True)
+    result = _run(
+        manifest,
+        out,
+        workers=workers,
+        executor=executor,
+        address=address,
+        single=True,
+        verify=verify,
+    )
     (only,) = result.edits
     if only.error is not None:
         raise only.error
@@ -186,6 +209,8 @@ def run(
     max_failures: MaxFailures = None,
     deadline: Deadline = None,
     grace: Grace = 30.0,
+    verify: VerifyWhat = "sample",
+    allow_loss: AllowLoss = False,
 ) -> None:
     """Run all edits of a manifest; run it again to continue after an interruption.
 
@@ -194,7 +219,7 @@ def run(
 
     Example: msbd run jobs/demo.yaml --out runs/demo
     """
-    loaded = _manifest(manifest, models, sr=sr, clip=clip, device=device)
+    loaded = _manifest(manifest, models, allow_loss, sr=sr, clip=clip, device=device)
     result = _run(
         loaded,
         out,
@@ -204,6 +229,7 @@ def run(
         grace=grace,
         max_failures=0 if fail_fast else max_failures,
         seconds=None if deadline is None else _seconds(deadline),
+        verify=verify,
     )
     widest = max(len(one.id) for one in result.edits)
     for one in result.edits:
@@ -220,26 +246,28 @@ def plan(
     models: Models = None,
     sr: Sr = None,
     clip: Clip = None,
+    allow_loss: AllowLoss = False,
 ) -> None:
     """Show what a manifest would do: stages, segments, denoiser calls, bytes. Runs nothing.
 
     Example: msbd plan jobs/demo.yaml
     """
-    from msbd_dist.batch.steps import plan_edit
+    from msbd_dist.batch.steps import plan_and_check
     from msbd_dist.models.card import resolve
 
-    loaded = _manifest(manifest, models, sr=sr, clip=clip, device=None)
+    loaded = _manifest(manifest, models, allow_loss, sr=sr, clip=clip, device=None)
     card = resolve(loaded.models)
     failures = 0
     for spec in loaded.edits:
         try:
-            found, picture = plan_edit(spec, card)
+            found, picture, written = plan_and_check(spec, card)
         except MsbdError as error:
             failures += 1
             console.print(f"{spec.id}: {error}", style="red", markup=False, highlight=False)
             continue
         out_console.print(f"\n{spec.id}  {picture.format}", style="bold", markup=False)
         _print_plan(found)
+        out_console.print(written, markup=False, highlight=False)
     raise typer.Exit(2 if failures == len(loaded.edits) else 1 if failures else 0)
 
 
@@ -276,12 +304,17 @@ def version() -> None:
 # -- below: between the verbs and the batch package ------------------------------------------------
 
 
-def _manifest(path: Path, models: str | None, **overrides: str | None) -> Manifest:
+def _manifest(
+    path: Path, models: str | None, allow_loss: bool, **overrides: str | None
+) -> Manifest:
     from dataclasses import replace
 
     from msbd_dist.batch.manifest import located_models, read_manifest
 
     loaded = read_manifest(path)
+    if allow_loss:
+        edits = tuple(replace(spec, allow_loss=True) for spec in loaded.edits)
+        loaded = replace(loaded, edits=edits)
     given = {k: v for k, v in {"family": models, **overrides}.items() if v is not None}
     if given:
         loaded = replace(loaded, models=located_models(replace(loaded.models, **given), Path.cwd()))
@@ -307,6 +340,7 @@ def _run(
     grace: float = 30.0,
     max_failures: int | None = None,
     seconds: float | None = None,
+    verify: str = "sample",
 ) -> RunResult:
     """Run with progress on stderr; a ``single`` edit's failure is left for its caller to say."""
     from msbd_dist.batch.run import Limits, Stop, run_manifest
@@ -326,6 +360,7 @@ def _run(
             any_models=single,
             stop=stop,
             limits=limits,
+            verify=cast("Verify", verify),
         )
     if result.stopped:
         left = sum(e.state == "stopped" for e in result.edits)
@@ -422,6 +457,12 @@ class Bars:
     def wait_for(self, process: int) -> None:
         self._bars.console.print(_waiting(process), markup=False, highlight=False)
 
+    def chore(self, edit: str, what: str, share: float) -> None:
+        if edit in self._tasks:
+            self._bars.update(self._tasks[edit], doing=f"{what} {share:.0%}")
+        else:
+            self._bars.update(self._run, doing=f"{edit}: {what} {share:.0%}")
+
     def advance(self, edit: str, task: Task, cost: float) -> None:
         if edit not in self._tasks:
             self._tasks[edit] = self._bars.add_task(edit, total=self._costs[edit], doing="")
@@ -447,9 +488,20 @@ class Lines:
     def begin(self, costs: dict[str, float]) -> None:
         self._total, self._done = sum(costs.values()), 0.0
         self._started = self._last = time.monotonic()
+        self._chores: dict[tuple[str, str], tuple[float, float]] = {}  # since when, from where
 
     def wait_for(self, process: int) -> None:
         console.print(_waiting(process), markup=False, highlight=False)
+
+    def chore(self, edit: str, what: str, share: float) -> None:
+        now = time.monotonic()
+        since, start = self._chores.setdefault((edit, what), (now, share))
+        if now - max(self._last, since) < self.interval_s or share <= start:
+            return
+        self._last = now
+        left = (now - since) * (1 - share) / (share - start)
+        text = f"{edit}: {what}, {share:.0%}, about {left:.0f} s left"
+        console.print(text, markup=False, highlight=False)
 
     def advance(self, edit: str, task: Task, cost: float) -> None:
         self._done += cost

@@ -25,7 +25,7 @@ LAYERS = {
 }
 THIRD_PARTY = {
     "core": {"numpy", "PIL", "torch"},
-    "canvas": {"numpy", "PIL", "zarr", "pyvips", "scipy", "fsspec", "psutil"},
+    "canvas": {"numpy", "PIL", "zarr", "pyvips", "imagecodecs", "scipy", "fsspec", "psutil"},
     "dist": {"ray", "torch"},
     "tiny": {"numpy", "PIL", "scipy"},
     "tiny/train": {

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from msbd_dist.core.spec import Method
+from msbd_dist.batch.manifest import read_manifest
+from msbd_dist.canvas.export import How
+from msbd_dist.core.spec import EditSpec, Method
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,10 +24,23 @@ def test_the_readme_lists_every_module_and_no_other() -> None:
 
 
 def test_the_readme_lists_every_option() -> None:
-    table = README.split("### Options of an edit")[1].split("Pictures are")[0]
+    table = README.split("### Options of an edit")[1].split("### Pictures, masks")[0]
     listed = set(re.findall(r"^\| (.*?) \|", table, re.MULTILINE))
     named = set(re.findall(r"`([a-z_]+)`", " ".join(listed)))
     assert named == {f for f in Method.__dataclass_fields__}
+
+
+def test_the_readme_lists_how_pictures_are_written() -> None:
+    table = README.split("### Pictures, masks")[1].split("## What a run leaves")[0]
+    named = set(re.findall(r"^\| `([a-z_]+)`", table, re.MULTILINE))
+    assert (
+        named == {f for f in How.__dataclass_fields__} <= {f for f in EditSpec.__dataclass_fields__}
+    )
+
+
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda job: job.name)
+def test_the_examples_are_manifests(job: Path) -> None:
+    assert read_manifest(job).edits
 
 
 def test_the_readmes_links_lead_somewhere() -> None:

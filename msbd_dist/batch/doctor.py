@@ -15,7 +15,7 @@ import numpy as np
 from msbd_dist.batch.record import THREADS, package_versions
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.batch.single import edit_manifest
-from msbd_dist.canvas.images import save_png
+from msbd_dist.canvas.export import save_png
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import MsbdError
 from msbd_dist.models.card import resolve

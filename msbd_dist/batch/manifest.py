@@ -19,14 +19,15 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from msbd_dist.core.spec import EditSpec, Method, ModelSpec
+from msbd_dist.core.spec import Drawn, EditSpec, Method, ModelSpec, OmeVersion, TiffWay
 from msbd_dist.errors import ManifestError, MsbdError
 
 METHOD_KEYS = tuple(f.name for f in fields(Method))
@@ -40,9 +41,11 @@ ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 _METHOD = TypeAdapter(Method)
 _MODELS = TypeAdapter(ModelSpec)
-_FIELDS = {
-    "id": str, "image": str, "mask": str, "prompt": str, "negative_prompt": str,
-    "seed": int, "output": str,
+_DRAWN = TypeAdapter(Drawn)
+_FIELDS: dict[str, Any] = {  # types, or the words to choose from
+    "id": str, "image": str, "prompt": str, "negative_prompt": str,
+    "seed": int, "output": str, "tiff": get_args(TiffWay), "ome_zarr": get_args(OmeVersion),
+    "allow_loss": bool,
 }  # fmt: skip
 
 
@@ -109,7 +112,8 @@ def make_edit(values: Mapping[str, Any], *, folder: Path, where: Place, at: At =
     for key in ("id", "image", "mask", "prompt"):
         if key not in values:
             raise where.error(at, f"has no `{key}`", "every edit needs id, image, mask and prompt")
-    own = {k: _typed(v, k, where, at) for k, v in values.items() if k in EDIT_KEYS}
+    own = {k: _typed(v, k, where, at) for k, v in values.items() if k in EDIT_KEYS and k != "mask"}
+    own["mask"] = _mask(values["mask"], where, (*at, "mask"))
     if not ID.fullmatch(own["id"]) or own["id"] in RESERVED:
         raise where.error(
             (*at, "id"),
@@ -118,7 +122,7 @@ def make_edit(values: Mapping[str, Any], *, folder: Path, where: Place, at: At =
             f"and none of {', '.join(RESERVED)}",
         )
     for key in ("image", "mask", "output"):
-        if own.get(key) is not None:
+        if isinstance(own.get(key), str) and "://" not in own[key]:
             own[key] = str((folder / own[key]).resolve())
     method = make_method({k: v for k, v in values.items() if k in METHOD_KEYS}, where, at)
     return EditSpec(**own, method=method)
@@ -233,13 +237,47 @@ def _edit(row: Any, defaults: Mapping[str, Any], where: Place, at: At) -> EditSp
 
 def _typed(value: Any, key: str, where: Place, at: At) -> Any:
     wanted = _FIELDS[key]
-    optional = key in ("seed", "output")
-    if key == "id" and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if (isinstance(value, wanted) and not isinstance(value, bool)) or (optional and value is None):
+    if value is None and key in ("seed", "output", "ome_zarr"):
         return value
-    noun = "a whole number" if wanted is int else "text"
+    if (
+        key in ("id", "ome_zarr")
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+    ):
+        value = str(value)
+    if isinstance(wanted, tuple):
+        if value in wanted:
+            return value
+        raise where.error((*at, key), f"got {value!r}", f"wanted {', '.join(wanted)}")
+    if wanted is bool:
+        value = {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
+    if isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
+        return value
+    noun = {int: "a whole number", str: "text", bool: "on or off"}[wanted]
     raise where.error((*at, key), f"got {value!r}", f"wanted {noun}")
+
+
+def _mask(value: Any, where: Place, at: At) -> str | Drawn:
+    """A file's name, a box ``[x, y, width, height]``, or a mapping of boxes and polygons."""
+    if isinstance(value, str):
+        return value
+    shapes = {"boxes": [value]} if isinstance(value, list) else value
+    if isinstance(shapes, dict):
+        where.check_keys(shapes, ("boxes", "polygons"), at)
+        polygons = [_rings(polygon) for polygon in shapes.get("polygons") or []]
+        with suppress(ValidationError):
+            return _DRAWN.validate_python({**shapes, "polygons": polygons})
+    raise where.error(
+        at,
+        f"got {str(value)[:60]!r}",
+        "wanted a file, a box [x, y, width, height], or boxes: and polygons: [[[x, y], ...], ...]",
+    )
+
+
+def _rings(polygon: Any) -> Any:
+    """A polygon may be one ring, or a list of them: the outer one and its holes."""
+    flat = isinstance(polygon, list) and polygon and isinstance(polygon[0], list)
+    return [polygon] if flat and not isinstance(polygon[0][0], list) else polygon
 
 
 def _models(value: Any, where: Place) -> ModelSpec:

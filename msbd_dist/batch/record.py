@@ -29,7 +29,7 @@ from msbd_dist.core.spec import EditSpec, ModelSpec
 from msbd_dist.dist.executor import Worker
 from msbd_dist.errors import MsbdError, RunError
 
-SCHEMA = 1  # goes up when the code makes other bytes, or stores them otherwise, for equal records
+SCHEMA = 2  # goes up when the code makes other bytes, or stores them otherwise, for equal records
 THREADS = 1  # intra-op threads per worker, equal everywhere: bytes depend on it
 PACKAGES = (
     "msbd_dist", "torch", "diffusers", "transformers", "open_clip_torch", "spandrel", "ray",
@@ -45,9 +45,10 @@ class EditRecord:
     seed: int
     plan: Plan
     dtype: str  # of the picture's samples: uint8 or uint16
-    inputs: dict[str, str]  # SHA-256 of the image and mask files
+    inputs: dict[str, str]  # digests of the image's and the mask's content
     models: ModelSpec
     weights: str  # fingerprint of the models' files
+    direct: bool = False  # workers read the image where it is; else it is taken into the canvas
     schema: int = SCHEMA
 
     @property
@@ -140,11 +141,6 @@ def peak_memory_mb() -> int:
 def package_versions() -> dict[str, str]:
     """Installed versions of what a result can depend on."""
     return {name: metadata.version(name) for name in PACKAGES}
-
-
-def sha256(path: str | Path) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_edit(files: Files, record: EditRecord) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 from msbd_dist.batch.record import EditResult, load_edit
 from msbd_dist.batch.steps import Edit
+from msbd_dist.canvas.export import Edited
 from msbd_dist.canvas.files import Files
-from msbd_dist.canvas.images import Picture, from_float, to_float
+from msbd_dist.canvas.images import from_float, to_float
 from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.store import Canvas
-from msbd_dist.core.compose import Floats, resample, stage_view
+from msbd_dist.core.compose import (
+    Floats,
+    Read,
+    block_edge,
+    block_means,
+    read_reflected,
+    resample,
+    stage_view,
+)
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.plan import Stage
 
@@ -127,17 +135,32 @@ def _scaled(box: Box, scale: float) -> Box:
     return Box(edge(box.y0), edge(box.x0), edge(box.y1), edge(box.x1))
 
 
-def write_row(edit: Edit, output: Path) -> None:
+def write_row(edit: Edit, edited: Edited) -> None:
     """One edit on the contact sheet: before, mask, after, all of the same part of the picture."""
     record, plan = edit.record, edit.record.plan
-    box = _around(plan.bbox, plan.image)
-    before, after = _read(edit.picture, box), _read(Picture.open(output), box)
-    masked = np.zeros((box.height, box.width), bool)
-    masked[plan.bbox.relative_to(box).slices] = edit.canvas(plan.final).mask(plan.bbox)
-    tinted = np.where(masked, 0.35 * before + 0.65 * MARK, before)
+    box = _around(plan.bbox, plan.source_box)
+    canvas = edit.canvas(plan.final)
+
+    def before(part: Box) -> Floats:
+        return to_float(canvas.source_integers(part))
+
+    def tinted(part: Box) -> Floats:
+        masked = np.zeros(part.size.shape, bool)
+        if common := part.intersection(plan.bbox):
+            masked[common.relative_to(part).slices] = canvas.mask(common)
+        pixels = before(part)
+        return np.where(masked, 0.35 * pixels + 0.65 * MARK, pixels)
+
+    def after(part: Box) -> Floats:
+        pixels = before(part)
+        if common := part.intersection(plan.bbox):
+            ys, xs = common.relative_to(part).slices
+            pixels[:, ys, xs] = to_float(edited.seen(common))
+        return pixels
+
     image = Image.new("RGB", (3 * CELL + 4 * GAP, CELL + TEXT + GAP), PAPER)
-    for column, picture in enumerate((before, tinted, after)):
-        cell = _fitted(picture)
+    for column, read in enumerate((before, tinted, after)):
+        cell = fitted(read, box)
         x = GAP + column * (CELL + GAP) + (CELL - cell.width) // 2
         image.paste(cell, (x, TEXT + (CELL - cell.height) // 2))
     draw = ImageDraw.Draw(image)
@@ -148,23 +171,25 @@ def write_row(edit: Edit, output: Path) -> None:
     edit.files.write("previews/edit.png", _png(image))
 
 
-def _around(bbox: Box, image: Size) -> Box:
-    """The mask's box with some surroundings, inside the image."""
-    box = bbox.grown(max(bbox.height, bbox.width) // 3 + 8).intersection(Box.of(image))
+def _around(bbox: Box, bounds: Box) -> Box:
+    """The mask's box with some surroundings."""
+    box = bbox.grown(max(bbox.height, bbox.width) // 3 + 8).intersection(bounds)
     assert box is not None
     return box
 
 
-def _read(picture: Picture, box: Box) -> Floats:
-    return to_float(picture.read(box))
+def fitted(read: Read, box: Box) -> Image.Image:
+    """A box of a picture at the size of a cell, in memory that does not grow with the box."""
+    scale = CELL / max(box.height, box.width)
+    size = Size(max(1, round(box.height * scale)), max(1, round(box.width * scale)))
+    edge = block_edge(1 / scale)
+    blocks = Box(0, 0, -(-box.height // edge), -(-box.width // edge))
 
+    def inside(part: Box) -> Floats:
+        return read_reflected(read, part.shifted(box.y0, box.x0), box)
 
-def _fitted(picture: Floats) -> Image.Image:
-    height, width = picture.shape[-2:]
-    scale = CELL / max(height, width)
-    size = Size(max(1, round(height * scale)), max(1, round(width * scale)))
-    small = resample(picture, Rect(0, 0, height, width), size, "bicubic")
-    return _image(small)
+    small = block_means(inside, blocks, (edge, edge))
+    return _image(resample(small, Rect(0, 0, box.height / edge, box.width / edge), size, "bicubic"))
 
 
 def _bytes(picture: Floats) -> npt.NDArray[Any]:

@@ -35,6 +35,7 @@ from msbd_dist.batch.record import (
     versions_of,
 )
 from msbd_dist.batch.report import preview, write_report, write_row
+from msbd_dist.canvas.export import Verify
 from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.lease import Lease, LeaseLost
 from msbd_dist.canvas.ledger import Facts
@@ -103,6 +104,7 @@ class Progress(Protocol):
     def begin(self, costs: dict[str, float]) -> None: ...
     def wait_for(self, process: int) -> None: ...
     def advance(self, edit: str, task: Task, cost: float) -> None: ...
+    def chore(self, edit: str, what: str, share: float) -> None: ...  # from any thread
     def finish(self, result: EditResult) -> None: ...
 
 
@@ -112,6 +114,7 @@ class Silent:
     def begin(self, costs: dict[str, float]) -> None: ...
     def wait_for(self, process: int) -> None: ...
     def advance(self, edit: str, task: Task, cost: float) -> None: ...
+    def chore(self, edit: str, what: str, share: float) -> None: ...  # from any thread
     def finish(self, result: EditResult) -> None: ...
 
 
@@ -126,6 +129,7 @@ def run_manifest(
     any_models: bool = False,
     stop: Stop | None = None,
     limits: Limits | None = None,
+    verify: Verify = "sample",
 ) -> RunResult:
     """Run every edit of a manifest that is not finished in ``out``; see `RunResult`.
 
@@ -138,6 +142,8 @@ def run_manifest(
     """
     if executor not in get_args(ExecutorKind):
         raise InputError(f"executor: got {executor!r}, wanted ray or serial")
+    if verify not in get_args(Verify):
+        raise InputError(f"verify: got {verify!r}, wanted sample, full or off")
     started, progress, files = time.perf_counter(), progress or Silent(), open_files(out)
     stop, limits = stop or Stop(), limits or Limits()
     load_run(files)  # a store that can't be reached is an error before any work
@@ -150,6 +156,7 @@ def run_manifest(
     for result in results.values():
         progress.finish(result)
     peak: dict[str, int] = {}
+    steps.require_room(todo)
     if todo:
         claim(files, run_record(manifest, todo, None), any_models=any_models)
         with closing(
@@ -161,7 +168,8 @@ def run_manifest(
                 executor, spec, workers=workers, address=address, epoch=lease.epoch
             )
             with closing(pool):
-                drive = Drive([again(edit) for edit in todo], pool, lease, progress, stop, limits)
+                left = [again(edit) for edit in todo]
+                drive = Drive(left, pool, lease, progress, stop, limits, verify)
                 for result in drive.results():
                     results[result.id] = result
                     progress.finish(result)
@@ -184,7 +192,12 @@ def run_manifest(
 Wave = list[Task | steps.Chore]
 
 
-def life(edit: steps.Edit, still_ours: Callable[[], None]) -> Iterator[Wave]:
+def life(
+    edit: steps.Edit,
+    still_ours: Callable[[], None],
+    verify: Verify = "sample",
+    tell: steps.Tell = lambda *_: None,
+) -> Iterator[Wave]:
     """An edit from its first latent to its finished file: yields what may run next, together.
 
     It is resumed when all of it is in the ledger.
@@ -194,7 +207,7 @@ def life(edit: steps.Edit, still_ours: Callable[[], None]) -> Iterator[Wave]:
     def chore(name: str, run: Callable[[str], Facts]) -> Wave:
         return [] if name in ledger else [steps.Chore(edit, name, run)]
 
-    yield chore("ingest", partial(steps.ingest, edit))
+    yield chore("ingest", partial(steps.ingest, edit, tell))
     shown: Wave = []
     for stage in plan.stages:
         for wave in plan.waves(edit.id, stage):
@@ -204,9 +217,7 @@ def life(edit: steps.Edit, still_ours: Callable[[], None]) -> Iterator[Wave]:
             edit.work.remove(tuned_name(stage, tuned["attempt"]))
         shown = chore(f"{stage.index}-preview", partial(preview, edit, stage))
 
-    def export(_: str) -> Facts:
-        return steps.export(edit, still_ours, write_row)
-
+    export = partial(steps.export, edit, still_ours, write_row, verify, tell)
     yield [*shown, steps.Chore(edit, "export", export)]
 
 
@@ -234,11 +245,12 @@ class Drive:
         progress: Progress,
         stop: Stop,
         limits: Limits,
+        verify: Verify = "sample",
     ) -> None:
         self.peak: dict[str, int] = {}
         self._waiting, self._active = deque(todo), dict[str, Running]()
         self._pool, self._lease, self._progress = pool, lease, progress
-        self._stop, self._limits = stop, limits
+        self._stop, self._limits, self._verify = stop, limits, verify
         self._chores: dict[Future[Facts], steps.Chore] = {}
         self._threads = ThreadPoolExecutor(CHORES, "chore")
         self._failed = 0
@@ -250,7 +262,9 @@ class Drive:
                 self._lease.check()
                 while self._waiting and len(self._active) < AT_ONCE * self._pool.num_workers:
                     edit = self._waiting.popleft()
-                    running = Running(edit, life(edit, self._lease.check))
+                    tell = self._progress.chore
+                    story = life(edit, self._lease.check, self._verify, tell)
+                    running = Running(edit, story)
                     self._active[edit.id] = running
                     yield from self._go_on(running)
                 yield from self._step()

@@ -1,6 +1,7 @@
 """What the driver itself does for an edit: plan it, take its pixels in, preview a stage, export.
 
-The driver holds pixels of one band or one chunk's segments at a time, besides one edit's mask.
+The driver holds pixels of one band or one chunk's segments at a time, besides the edge of one
+edit's mask.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import logging
 import os
 import random
 import secrets
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
-import numpy.typing as npt
+import psutil
 
 from msbd_dist.batch.record import (
     SCHEMA,
@@ -27,23 +30,43 @@ from msbd_dist.batch.record import (
     load_edit,
     peak_memory_mb,
     save_edit,
-    sha256,
     versions_of,
 )
-from msbd_dist.canvas.files import Files, LocalFiles, store_errors
-from msbd_dist.canvas.images import Picture, check_target, from_float, losses, write_edited
+from msbd_dist.canvas.export import (
+    Edited,
+    How,
+    Verify,
+    check_target,
+    kind_of,
+    largest_bytes,
+    losses,
+    memory_bytes,
+    verify,
+    why_no_copy,
+    write_edited,
+)
+from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors
+from msbd_dist.canvas.images import Picture, from_float, to_float
 from msbd_dist.canvas.ledger import Facts, Ledger
-from msbd_dist.canvas.masks import feather, mask_bbox, read_mask
+from msbd_dist.canvas.masks import Mask, feather, read_mask
+from msbd_dist.canvas.ome import is_zarr
+from msbd_dist.canvas.places import content_digest, is_url
+from msbd_dist.canvas.reader import Samples
+from msbd_dist.canvas.shapes import Shapes
 from msbd_dist.canvas.store import Canvas, canvas_group
-from msbd_dist.core.compose import Floats
-from msbd_dist.core.geometry import Box
+from msbd_dist.core.compose import Bools, Floats
+from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Plan, Stage, make_plan
-from msbd_dist.core.spec import EditSpec, ModelSpec
+from msbd_dist.core.spec import Drawn, EditSpec, ModelSpec
 from msbd_dist.dist.executor import Attempt, History, RetryPolicy, persevere
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import Card
 
 log = logging.getLogger(__name__)
+
+WRITTEN = ("id", "output", "tiff", "ome_zarr", "allow_loss")  # they change no pixel
+BAND_BYTES = 64 << 20  # of a picture that is taken in, at a time
+PART = Size(1024, 1024)  # pixels that are pasted together
 
 
 @dataclass(frozen=True)
@@ -74,14 +97,20 @@ class Edit:
 
     @property
     def target(self) -> str:
-        return target_of(self.record.spec, self.files)
+        return target_of(self.record.spec, self.files, self.picture)
+
+    @property
+    def how(self) -> How:
+        return how_of(self.record.spec)
 
     def canvas(self, stage: Stage, attempt: str | None = None) -> Canvas:
         """What is stored so far, for a look at ``stage``."""
         record = self.record
         versions = versions_of(self.ledger, record.plan, stage) if "ingest" in self.ledger else {}
         group = canvas_group(self.work)
-        return Canvas(group, record.plan, np.dtype(record.dtype), versions, attempt=attempt)
+        picture = self.picture if record.direct else None
+        dtype = np.dtype(record.dtype)
+        return Canvas(group, record.plan, dtype, versions, attempt=attempt, picture=picture)
 
     @property
     def remaining_cost(self) -> float:
@@ -92,37 +121,74 @@ class Edit:
     @property
     def is_finished(self) -> bool:
         """Whether it was exported and its output is there as it was written."""
-        return "export" in self.ledger and digest_at(self.target) == self.ledger["export"]["sha256"]
+        done = self.ledger.get("export")
+        return bool(
+            done and done["how"] == repr(self.how) and digest_at(self.target) == done["sha256"]
+        )
 
 
-def target_of(spec: EditSpec, files: Files) -> str:
-    """Where an edit's finished picture goes: a local path, or a URL in the run directory."""
-    return spec.output or f"{files.url}/output.png"
+def target_of(spec: EditSpec, files: Files, picture: Picture) -> str:
+    """Where an edit's finished picture goes: a local path or URL; by default in the run directory,
+    as the kind of file that the image is, or as PNG."""
+    suffix = {"TIFF": ".tif", "OME-Zarr": ".ome.zarr"}.get(picture.kind.split()[0], ".png")
+    return spec.output or f"{files.url}/output{suffix}"
+
+
+def how_of(spec: EditSpec) -> How:
+    """How an edit's finished picture is written."""
+    return How(tiff=spec.tiff, ome_zarr=spec.ome_zarr, allow_loss=spec.allow_loss)
 
 
 def digest_at(target: str) -> str | None:
-    """SHA-256 of what is at a local path or URL; None where nothing is."""
+    """Of the content at a local path or URL; None where nothing is."""
     try:
-        with store_errors(target), fsspec.open(target) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return content_digest(target)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def mask_of(spec: EditSpec, picture: Picture) -> Mask:
+    """An edit's mask, from its file or drawn. MaskError where it is empty or does not fit."""
+    if isinstance(spec.mask, Drawn):
+        return Shapes(picture.size, boxes=spec.mask.boxes, polygons=spec.mask.polygons)
+    return read_mask(spec.mask, picture)
+
+
+def inputs_of(spec: EditSpec) -> dict[str, str]:
+    """Digests of what an edit reads. OSError where something can't be read."""
+    mask = spec.mask
+    drawn = isinstance(mask, Drawn)
+    digest = hashlib.sha256(repr(mask).encode()).hexdigest() if drawn else content_digest(str(mask))
+    return {"image": content_digest(spec.image), "mask": digest}
 
 
 def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
     """Read a picture and its mask, and plan the edit. Errors are one line about this edit."""
     picture = Picture.open(spec.image)
-    mask = read_mask(spec.mask, picture)
-
-    def any_mask(box: Box) -> bool:
-        return bool(mask[box.slices].any())
-
-    plan = make_plan(
-        picture.size, mask_bbox(mask), any_mask, family=card.family, method=spec.method
-    )
+    mask = mask_of(spec, picture)
+    plan = make_plan(picture.size, mask.bbox, mask.any, family=card.family, method=spec.method)
     if len(plan.stages) > 1:
         card.checkpoint(spec.method.upscaler)  # a missing one is an error now, not after stage 1
     return plan, picture
+
+
+def plan_and_check(spec: EditSpec, card: Card) -> tuple[Plan, Picture, str]:
+    """The same, checked as a run would; with a line on what is written, and how."""
+    plan, picture = plan_edit(spec, card)
+    target = target_of(spec, open_files("."), picture)
+    check_edit(spec, target, picture)
+    anew = why_no_copy(picture, target, how_of(spec))
+    way = f"a new file: {anew}" if anew else "a copy with only the edit written anew"
+    size = largest_bytes(picture, target, how_of(spec)) / 1e6
+    memory = memory_bytes(picture, target) / 1e6
+    return (
+        plan,
+        picture,
+        (
+            f"writes {Path(target).name}, at most {size:,.0f} MB, {way}; "
+            f"the driver takes at most {memory:,.0f} MB for it"
+        ),
+    )
 
 
 def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
@@ -131,9 +197,9 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
     What an earlier run has stored of this very edit is taken up: its seed too, where one is drawn.
     """
     try:
-        inputs = {"image": sha256(spec.image), "mask": sha256(spec.mask)}
+        inputs = inputs_of(spec)
     except OSError:  # what opens pictures has the better words
-        read_mask(spec.mask, Picture.open(spec.image))
+        mask_of(spec, Picture.open(spec.image))
         raise
     earlier = _earlier(spec, files, models, inputs)
     if earlier is not None:
@@ -141,13 +207,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         if edit.is_finished:
             return edit
     plan, picture = plan_edit(spec, models.card)
-    target = target_of(spec, files)
-    if spec.output or isinstance(files, LocalFiles):
-        require_writable(Path(target))
-    check_target(picture, Path(target))
-    picture.check()
-    for loss in losses(picture, Path(target).suffix):
-        log.warning("edit %s: %s", spec.id, loss)
+    check_edit(spec, target_of(spec, files, picture), picture)
     drawn = earlier.seed if earlier else secrets.randbelow(2**31)
     record = EditRecord(
         spec=spec,
@@ -157,6 +217,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         inputs=inputs,
         models=models.spec,
         weights=models.weights,
+        direct=picture.random and (isinstance(files, LocalFiles) or is_url(spec.image)),
     )
     edit = Edit(record, files, picture, ledger_of(files, record))
     if earlier is None and "ingest" in edit.ledger:  # its record was damaged
@@ -169,9 +230,52 @@ def ledger_of(files: Files, record: EditRecord) -> Ledger:
     return Ledger(files / record.key / "ledger")
 
 
+def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
+    """Whether the edited picture can be written where it is to be, and fits in memory on the way.
+
+    ImageError or RunError in one line; what is lost and may be is logged.
+    """
+    how = how_of(spec)
+    if not is_url(target):
+        require_writable(Path(target))
+    check_target(picture, target, how)
+    need, free = memory_bytes(picture, target), psutil.virtual_memory().available
+    if need > free:
+        raise ImageError(
+            f"{spec.image}: takes {need / 1e9:.1f} GB of memory from {picture.kind} to {target}, "
+            f"{free / 1e9:.1f} GB are free; save it as a tiled TIFF or an OME-Zarr, and write one"
+        )
+    if lost := losses(picture, target):
+        log.warning("edit %s: not kept in %s: %s", spec.id, target, ", ".join(lost))
+
+
+def require_room(edits: Iterable[Edit]) -> None:
+    """RunError where a disk can't hold what the edits will store and write at most."""
+    needed: dict[int, int] = defaultdict(int)  # by the file system
+    places: dict[int, Path] = {}
+    for edit in edits:
+        plan, target = edit.record.plan, edit.target
+        stored = plan.stored_bytes - edit.record.direct * plan.source_box.size.area * 3
+        wanted = {edit.files.url: stored}
+        wanted[target] = wanted.get(target, 0) + largest_bytes(edit.picture, target, edit.how)
+        for place, count in wanted.items():
+            if not is_url(place):
+                there = next(p for p in (Path(place), *Path(place).parents) if p.exists())
+                device = there.stat().st_dev
+                needed[device] += count
+                places[device] = there
+    for device, count in needed.items():
+        free = shutil.disk_usage(places[device]).free
+        if count > free:
+            raise RunError(
+                f"{places[device]}: has {free / 1e9:.1f} GB free and the run may need "
+                f"{count / 1e9:.1f} GB; make room, or run fewer edits at a time"
+            )
+
+
 def require_writable(target: Path) -> None:
     """RunError where an output can't be put: in place of a folder, or where writing is refused."""
-    if target.is_dir():
+    if target.is_dir() and not (kind_of(target) == "OME-Zarr" and is_zarr(str(target))):
         raise RunError(f"{target}: is a folder; give the output a file's name")
     parent = next(p for p in target.parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -187,7 +291,8 @@ def _earlier(
     except (FileNotFoundError, ValueError):
         return None
     same = record.weights == models.weights and record.inputs == inputs
-    same = same and replace(record.spec, id=spec.id, output=spec.output) == spec
+    written = {name: getattr(spec, name) for name in WRITTEN}
+    same = same and replace(record.spec, **written) == spec
     return replace(record, spec=spec) if same and record.schema == SCHEMA else None
 
 
@@ -209,7 +314,11 @@ class Chore:
         return self.edit.ledger.commit(self.name, facts)
 
 
-def ingest(edit: Edit, attempt: str) -> Facts:
+Tell = Callable[[str, str, float], None]
+"""An edit's name, what is done for it, and how much of that is done."""
+
+
+def ingest(edit: Edit, tell: Tell, attempt: str) -> Facts:
     """Take an edit's pixels in: the part of the picture that its plan reads, and the mask."""
     record, picture, plan = edit.record, edit.picture, edit.record.plan
     with suppress(FileNotFoundError, ValueError):  # what was stored of the edit as it was before
@@ -219,63 +328,121 @@ def ingest(edit: Edit, attempt: str) -> Facts:
     save_edit(edit.files, record)
     save_edit(edit.work, record)
     canvas = edit.canvas(plan.stages[0], attempt)
-    box, mask = plan.source_box, read_mask(record.spec.mask, picture)
+    box, mask = plan.source_box, mask_of(record.spec, picture)
     for y0 in range(box.y0, box.y1, plan.family.stride):
         band = Box(y0, box.x0, min(y0 + plan.family.stride, box.y1), box.x1)
-        canvas.write_source(band, picture.read(band), mask[band.slices])
-    for kind, path in (("image", record.spec.image), ("mask", record.spec.mask)):
-        if sha256(path) != record.inputs[kind]:
-            raise ImageError(f"{path}: was changed while it was read; run the same command again")
+        canvas.write_mask(band, mask.window(band))
+    if not record.direct:
+        for part, pixels in streamed(picture, box, plan.family.stride):
+            canvas.write_source(part, pixels)
+            done = (picture.stored_box(part).y1) / picture.stored_size.height
+            tell(edit.id, "taking in", done)
+    for kind, digest in inputs_of(record.spec).items():
+        if digest != record.inputs[kind]:
+            place = getattr(record.spec, kind)
+            raise ImageError(f"{place}: was changed while it was read; run the same command again")
     return {"image": picture.format, "plan": plan.digest}
 
 
-def export(edit: Edit, still_ours: Callable[[], None], show: Callable[[Edit, Path], None]) -> Facts:
-    """Paste the final stage into the picture and write it; returns facts.
+def streamed(picture: Picture, box: Box, rows: int) -> Iterator[tuple[Box, Samples]]:
+    """A part of a picture in bands: boxes of it with (3, h, w) of its samples.
+
+    The whole picture is decoded once, from the top: damage anywhere is found before any work.
+    """
+    part, stored = picture.stored_box(box), picture.stored_size
+    rows = max(16, min(rows, BAND_BYTES // (stored.width * picture.dtype.itemsize * 4)))
+    for y, strip in picture.strips(rows):
+        whole = Box(y, 0, y + len(strip), stored.width)
+        common = whole.intersection(part)
+        if common is not None:
+            ys, xs = common.relative_to(whole).slices
+            yield picture.upright_box(common), picture.seen(strip[ys, xs])
+
+
+def export(
+    edit: Edit,
+    still_ours: Callable[[], None],
+    show: Callable[[Edit, Edited], None],
+    which: Verify,
+    tell: Tell,
+    _: str,
+) -> Facts:
+    """Paste the final stage into the picture, write it and compare it; returns facts.
 
     ``still_ours`` is asked last, before the file gets its name: it raises where another driver has
-    taken the run over. ``show`` gets the finished file while it is on this machine.
+    taken the run over. ``show`` gets the finished picture.
     """
+    former = edit.ledger.get("export")
+    if former and (former["output"], former["how"]) != (edit.target, repr(edit.how)):
+        still_ours()
+        edit.ledger.forget("export")
     plan = edit.record.plan
-    patch, changed = edited_patch(edit.canvas(plan.final), plan, np.dtype(edit.record.dtype))
-    suffix = Path(edit.target).suffix
-    local = edit.record.spec.output or isinstance(edit.files, LocalFiles)
-    if local:
+    patch = Patch(edit.canvas(plan.final), np.dtype(edit.record.dtype))
+    told = partial(tell, edit.id, "writing")
+    edited = Edited(edit.picture, plan.bbox, patch, patch, told)
+    facts: Facts = {"output": edit.target, "how": repr(edit.how)}
+
+    def before(place: Path) -> None:
+        facts["changed_samples"] = patch.changed  # up to here each was asked for once
+        found = verify(replace(edited, tell=partial(tell, edit.id, "comparing")), place, which)
+        facts["compared"], facts["pixels"] = found.compared, found.pixels
+        if content_digest(edit.record.spec.image) != edit.record.inputs["image"]:
+            raise ImageError(f"{edit.record.spec.image}: was changed during the run; run it again")
+        show(edit, edited)
+        still_ours()
+
+    if not is_url(edit.target):
         target = Path(edit.target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_edited(edit.picture, patch, plan.bbox, target, before=still_ours)
-        digest = sha256(target)
-        show(edit, target)
+        write_edited(edited, target, edit.how, before=before)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / f"output{suffix}"
-            write_edited(edit.picture, patch, plan.bbox, target)
-            digest = sha256(target)
-            show(edit, target)
-            still_ours()
-            edit.files.put(f"output{suffix}", target)
-    return {"output": edit.target, "changed_samples": changed, "sha256": digest}
+        folder, name = edit.target.rsplit("/", 1)
+        with tempfile.TemporaryDirectory() as temporary:
+            target = Path(temporary) / name
+            write_edited(edited, target, edit.how, before=before)
+            open_files(folder).put(name, target)
+    return facts | {"sha256": content_digest(edit.target)}
 
 
-def edited_patch(canvas: Canvas, plan: Plan, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], int]:
-    """The mask's bounding box of the finished picture: (3, h, w) in the picture's own integers.
+class Patch:
+    """What the edit makes of the mask's bounding box, window by window, and the mask itself.
 
-    ``x_out = m * x_n + (1 - m) * x_in``, rounded; where m = 0 the input's own samples. Also returns
-    how many samples inside the mask differ from the input.
+    ``x_out = m * x_n + (1 - m) * x_in``, rounded; where m = 0 the input's own samples.
+    ``changed``: how many samples of all windows that were asked for differ from the input.
     """
-    box = plan.bbox
-    edited = canvas.composed(plan.final, box.relative_to(plan.final.region))
-    source = canvas.source_integers(box)
-    mask = canvas.mask(box)
-    alpha = _alpha(canvas, plan)
-    mixed = alpha * edited + (1 - alpha) * canvas.source(box)
-    patch = np.where(mask, from_float(mixed, dtype), source)
-    return patch, int(np.count_nonzero(patch != source))
+
+    def __init__(self, canvas: Canvas, dtype: np.dtype[Any]) -> None:
+        self._plan, self._canvas, self._dtype = canvas.plan, canvas, dtype
+        self.changed = 0
+
+    def __call__(self, box: Box) -> Samples:
+        """(3, h, w) of a box inside the mask's, in the picture's own integers."""
+        patch = np.empty((3, *box.size.shape), self._dtype)
+        for part in box.tiles(PART):
+            patch[(slice(None), *part.relative_to(box).slices)] = self._part(part)
+        return patch
+
+    def any(self, box: Box) -> bool:
+        return bool(self.window(box).any())
+
+    def window(self, box: Box) -> Bools:
+        return self._canvas.mask(box)
+
+    def _part(self, box: Box) -> Samples:
+        canvas, final = self._canvas, self._plan.final
+        source, mask = canvas.source_integers(box), canvas.mask(box)
+        if not mask.any():
+            return source
+        edited = canvas.composed(final, box.relative_to(final.region))
+        shown = alpha(canvas, self._plan, box)
+        mixed = shown * edited + (1 - shown) * to_float(source)
+        patch = np.where(mask, from_float(mixed, self._dtype), source)
+        self.changed += int(np.count_nonzero(patch != source))
+        return patch
 
 
-def _alpha(canvas: Canvas, plan: Plan) -> Floats:
-    """How much of the edit shows in the mask's bounding box: (h, w) in [0, 1]."""
-    pixels = plan.method.feather
-    wide = plan.bbox.grown(pixels + 1).intersection(Box.of(plan.image))
-    assert wide is not None
-    inner = plan.bbox.relative_to(wide)
-    return np.asarray(feather(canvas.mask(wide), pixels)[inner.slices])
+def alpha(canvas: Canvas, plan: Plan, box: Box) -> Floats:
+    """How much of the edit shows in a part of the mask's bounding box: (h, w) in [0, 1]."""
+    bounds = plan.bbox.grown(1).intersection(Box.of(plan.image))  # beyond it nothing is masked
+    assert bounds is not None
+    return feather(canvas.mask, plan.method.feather, box, bounds=bounds)

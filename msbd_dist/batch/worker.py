@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from msbd_dist.batch.record import (
     tuned_name,
 )
 from msbd_dist.canvas.files import Files, open_files, store_errors
+from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.masks import scale_mask
 from msbd_dist.canvas.store import Canvas, Versions, canvas_group
@@ -56,7 +58,7 @@ from msbd_dist.core.sampling import Noise, blended_diffusion, schedule
 from msbd_dist.core.threads import intra_op_threads
 from msbd_dist.core.tiling import Grid
 from msbd_dist.dist.executor import Attempt, Beat
-from msbd_dist.errors import NonFiniteError
+from msbd_dist.errors import ImageError, NonFiniteError
 from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
 
@@ -99,6 +101,7 @@ class _Opened:
     record: EditRecord
     work: Files
     group: zarr.Group
+    picture: Picture | None  # where the source is read from
 
 
 class TaskWorker:
@@ -181,11 +184,18 @@ class TaskWorker:
     def _scene(self, order: Order, attempt: str, beat: Beat) -> Scene:
         if order.work not in self._opened:
             work = self._run / order.work
-            self._opened = {order.work: _Opened(load_edit(work), work, canvas_group(work))}
+            record = load_edit(work)
+            picture = _source(record.spec.image) if record.direct else None
+            self._opened = {order.work: _Opened(record, work, canvas_group(work), picture)}
         opened = self._opened[order.work]
         plan = opened.record.plan
         canvas = Canvas(
-            opened.group, plan, np.dtype(opened.record.dtype), order.versions, attempt=attempt
+            opened.group,
+            plan,
+            np.dtype(opened.record.dtype),
+            order.versions,
+            attempt=attempt,
+            picture=opened.picture,
         )
         stage = plan.stages[order.task.stage]
         return Scene(opened.record, stage, canvas, opened.work, attempt, order.versions, beat)
@@ -474,6 +484,16 @@ class Checkpoint:
         self._files.remove(self._name)
 
 
+def _source(place: str) -> Picture:
+    try:
+        return Picture.open(place)
+    except ImageError as error:
+        raise ImageError(
+            f"{error}; this is what the worker on {socket.gethostname()} says: pictures that are "
+            "not taken in must be where every worker finds them"
+        ) from None
+
+
 def make_deterministic() -> None:
     """Choose CUDA kernels whose sums have a fixed order, wherever there is such a kernel."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -483,9 +503,7 @@ def make_deterministic() -> None:
 
 def stage_mask(canvas: Canvas, stage: Stage, window: Box) -> Bools:
     """The mask in a window of a stage, by maximum: (h, w) bool."""
-    rect = stage.image_rect(window)
-    box = rect.outer()
-    return scale_mask(canvas.mask(box), rect.relative_to(box), window.size)
+    return scale_mask(canvas.mask, stage.image_rect(window), window.size)
 
 
 def _noise(fields: Sequence[NoiseField], boxes: Sequence[Box], device: torch.device) -> Noise:

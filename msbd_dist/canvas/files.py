@@ -47,7 +47,7 @@ class Files(Protocol):
         ...
 
     def put(self, name: str, source: Path) -> None:
-        """Write a local file, however large; ``source`` may be gone afterwards."""
+        """Write a local file or folder, however large; ``source`` may be gone afterwards."""
         ...
 
     def names(self, folder: str = "") -> list[str]:
@@ -213,7 +213,10 @@ class UrlFiles:
 
     def put(self, name: str, source: Path) -> None:
         with store_errors(self.url):
-            self._system.put_file(str(source), self._at(name))
+            if source.is_dir():
+                self._system.put(f"{source}/", f"{self._at(name)}/", recursive=True)
+            else:
+                self._system.put_file(str(source), self._at(name))
 
     def names(self, folder: str = "") -> list[str]:
         try:

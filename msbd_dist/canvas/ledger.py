@@ -47,6 +47,11 @@ class Ledger:
         self._facts[name] = facts
         return facts
 
+    def forget(self, name: str) -> None:
+        """Declare a task not done: what it made is not what is wanted now."""
+        self._files.remove(f"{name}.json")
+        self._facts.pop(name, None)
+
     @staticmethod
     def mark(files: Files, name: str, facts: Facts) -> Facts:
         """`commit` for those who don't keep a ledger."""

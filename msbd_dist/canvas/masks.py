@@ -1,32 +1,64 @@
-"""Masks: which pixels of a picture may change.
+"""Masks: which pixels of a picture may change, as windows.
 
-read_mask(path, picture)      (H, W) bool at the upright picture's size; True = edit
-mask_bbox(mask)               the smallest box that holds every True pixel
-scale_mask(mask, rect, size)  a window of it in another raster; nothing True is ever lost
-feather(mask, pixels)         float32 weights that rise from its edge inwards
+read_mask(path, picture)      a Mask at the upright picture's size; True = edit
+scale_mask(read, rect, size)  a window of it in another raster; nothing True is ever lost
+feather(read, pixels, box)    float32 weights that rise from its edge inwards
+
+What a window shows does not depend on where it begins and ends. Nothing here holds a mask as an
+array: what is read of one at a time is bounded, however large the picture is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from msbd_dist.canvas.images import Picture, Samples, turn_upright, width_x_height
+from msbd_dist.canvas.bitmap import Bitmap
+from msbd_dist.canvas.images import Picture, turn_stored, turn_upright, width_x_height
+from msbd_dist.canvas.reader import Samples
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.errors import MaskError
 
-Mask = NDArray[np.bool_]
+Bools = NDArray[np.bool_]
+Read = Callable[[Box], Bools]
+"""The mask in a box: (h, w)."""
 
 _LUMA = np.array((2126, 7152, 722), dtype=np.uint64)  # Rec. 709, in ten-thousandths
 _LUMA_SUM = 10_000
 _SLACK = 1e-6  # an edge that is an integer but for rounding stays where it is
+_STRIP = 1 << 25  # samples of a file that are read together, in 256 rows at most
+_ROWS = 1 << 19  # and that are looked at together
+_TILE = 1448  # pixels along each edge of what is scaled together: 2 million at most
+
+
+class Mask(Protocol):
+    """Which pixels of a picture of ``size`` may change; ``bbox`` holds them all, and no more."""
+
+    @property
+    def size(self) -> Size: ...
+
+    @property
+    def bbox(self) -> Box: ...
+
+    def window(self, box: Box) -> Bools:
+        """The mask in a box inside the picture: (h, w), True = edit."""
+        ...
+
+    def any(self, box: Box) -> bool:
+        """May any pixel of a box inside the picture change? Quick for boxes of any size."""
+        ...
 
 
 def read_mask(path: Path | str, picture: Picture) -> Mask:
-    """Read a mask file as (H, W) bool at the picture's upright size. True = edit.
+    """Read a mask file, once and in strips, as a mask at the picture's upright size.
 
     A pixel is True from half of the file's range upwards (128 of 255, 32768 of 65535), colours by
     their Rec. 709 luma, transparent parts as on black. The mask's own EXIF orientation is honoured;
@@ -40,71 +72,73 @@ def read_mask(path: Path | str, picture: Picture) -> Mask:
     Raises MaskError for an empty mask or another aspect, ImageError for a file that can't be read.
     """
     source = Picture.open(path)
-    stored, brightest = _threshold(source)
-    mask = turn_upright(stored, source.orientation)
-    if not mask.any():
+    stored, brightest = _drawn(source)
+    if stored.bbox is None:
         peak = np.iinfo(source.dtype).max
         raise MaskError(
             f"{path}: the mask is empty (its brightest value is {brightest} of {peak}); "
             "paint the part to edit white"
         )
-    return _fit(mask, source, picture)
+    return _fit(_turned(_Stored(stored), source.orientation), source, picture)
 
 
-def mask_bbox(mask: Mask) -> Box:
-    """The smallest box that holds every True pixel of (H, W). Raises MaskError if there is none."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if rows.size == 0:
-        raise MaskError("the mask is empty; paint the part to edit white")
-    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-
-
-def scale_mask(mask: Mask, rect: Rect, size: Size) -> Mask:
-    """A window of (H, W) bool seen as ``size`` pixels, by maximum.
+def scale_mask(read: Read, rect: Rect, size: Size) -> Bools:
+    """A window of a mask seen as ``size`` pixels, by maximum: (h, w).
 
     An output pixel is True when any True mask pixel lies under its footprint, the part of ``rect``
-    (edges in mask pixels, may leave the mask; outside is False) that it covers. Whatever the scale,
-    no True pixel inside ``rect`` is lost.
+    (edges in mask pixels) that it covers. Whatever the scale, no True pixel inside ``rect`` is
+    lost. ``read`` is asked for boxes inside ``rect``'s outer box, of 2 million pixels at most.
     """
     if rect.height <= 0 or rect.width <= 0:
         raise ValueError(f"a window has a positive extent, not {rect.height} x {rect.width}")
-    rows = _any_under(mask, *_footprints(rect.y0, rect.height, size.height), axis=0)
-    return _any_under(rows, *_footprints(rect.x0, rect.width, size.width), axis=1)
+    box = rect.outer()
+    inside = rect.relative_to(box)
+    rows = _footprints(inside.y0, inside.height, size.height)
+    columns = _footprints(inside.x0, inside.width, size.width)
+    return _any_under(lambda part: read(part.shifted(box.y0, box.x0)), rows, columns, box.size)
 
 
-def feather(mask: Mask, pixels: float) -> NDArray[np.float32]:
-    """(H, W) weights in [0, 1]: 0 outside the mask, 1 from ``pixels`` inside its edge on.
+def feather(read: Read, pixels: float, box: Box, *, bounds: Box) -> NDArray[np.float32]:
+    """Weights in a box: (h, w) in [0, 1], 0 outside the mask, 1 from ``pixels`` inside its edge on.
 
-    Between them the weight is the distance to the nearest pixel outside, over ``pixels``. The
-    picture's border is no edge. ``pixels`` of 0 or 1 gives the mask itself as floats.
+    Between them the weight is the distance to the nearest pixel outside, over ``pixels``. The edge
+    of ``bounds``, which holds the box and all that is read, is no edge of the mask. ``pixels`` of 0
+    or 1 gives the mask itself as floats. Memory grows with the box and ``pixels``.
     """
     if pixels < 0:
         raise ValueError(f"a feather is 0 pixels or more, not {pixels}")
-    weights = mask.astype(np.float32)
-    if pixels <= 1 or mask.all() or not mask.any():
-        return weights
-    near = mask_bbox(mask).grown(1).intersection(Box.of(Size(*mask.shape)))
+    mask = read(box)
+    if pixels <= 1 or not mask.any():
+        return mask.astype(np.float32)
+    near = box.grown(ceil(pixels) + 1).intersection(bounds)  # all that is near enough to matter
     assert near is not None
-    distance = ndimage.distance_transform_edt(mask[near.slices])
-    weights[near.slices] = np.minimum(distance / pixels, 1.0)
-    return weights
+    around = read(near)
+    if around.all():
+        return mask.astype(np.float32)
+    distance = ndimage.distance_transform_edt(around)[box.relative_to(near).slices]
+    return np.minimum(distance / pixels, 1.0).astype(np.float32)
 
 
 # ---------------------------------------------------------------- reading
 
 
-def _threshold(source: Picture) -> tuple[Mask, int]:
+def _drawn(source: Picture) -> tuple[Bitmap, int]:
     """(stored mask, brightest value): one pass over the file in strips, in exact integers."""
     peak = int(np.iinfo(source.dtype).max)
     full = _LUMA_SUM * (peak if source.has_alpha else 1)  # what one step of the range is scaled to
-    stored = source.stored_size
-    mask = np.empty((stored.height, stored.width), dtype=np.bool_)
+    samples = source.stored_size.width * (source.bands + source.has_alpha)  # of a row
     brightest = 0
-    for y, strip in source.strips(rows=256):
-        light = _light(strip, source)
-        mask[y : y + len(strip)] = 2 * light >= full * peak
-        brightest = max(brightest, int(light.max()) // full)
-    return mask, brightest
+
+    def strips() -> Iterator[tuple[int, Bools]]:
+        nonlocal brightest
+        step = max(1, _ROWS // samples)
+        for top, strip in source.strips(rows=min(256, max(1, _STRIP // samples))):
+            for y in range(0, len(strip), step):
+                light = _light(strip[y : y + step], source)
+                brightest = max(brightest, int(light.max()) // full)
+                yield top + y, 2 * light >= full * peak
+
+    return Bitmap(source.stored_size, strips()), brightest
 
 
 def _light(strip: Samples, source: Picture) -> NDArray[np.uint64]:
@@ -114,20 +148,90 @@ def _light(strip: Samples, source: Picture) -> NDArray[np.uint64]:
     return light * wide[..., -1] if source.has_alpha else light
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A bitmap that is not empty, as it is."""
+
+    bitmap: Bitmap
+
+    @property
+    def size(self) -> Size:
+        return self.bitmap.size
+
+    @property
+    def bbox(self) -> Box:
+        assert self.bitmap.bbox is not None
+        return self.bitmap.bbox
+
+    def window(self, box: Box) -> Bools:
+        return self.bitmap.window(box)
+
+    def any(self, box: Box) -> bool:
+        return self.bitmap.any(box)
+
+
+# ---------------------------------------------------------------- orientation
+
+
+@dataclass(frozen=True)
+class _Turned:
+    """A mask with an EXIF orientation undone."""
+
+    stored: Mask
+    orientation: int
+
+    @cached_property
+    def _places(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Where each upright pixel is stored, y and x: views that take no memory."""
+        height, width = self.stored.size.shape
+        ys = np.broadcast_to(np.arange(height)[:, None], (height, width))
+        xs = np.broadcast_to(np.arange(width), (height, width))
+        return turn_upright(ys, self.orientation), turn_upright(xs, self.orientation)
+
+    @property
+    def size(self) -> Size:
+        return Size(*self._places[0].shape)
+
+    @property
+    def bbox(self) -> Box:
+        height, width = self.size.shape
+        ys = np.broadcast_to(np.arange(height)[:, None], (height, width))
+        xs = np.broadcast_to(np.arange(width), (height, width))
+        upright = turn_stored(ys, self.orientation), turn_stored(xs, self.orientation)
+        return _moved(self.stored.bbox, upright)
+
+    def window(self, box: Box) -> Bools:
+        turned = turn_upright(self.stored.window(_moved(box, self._places)), self.orientation)
+        return np.ascontiguousarray(turned)
+
+    def any(self, box: Box) -> bool:
+        return self.stored.any(_moved(box, self._places))
+
+
+def _turned(mask: Mask, orientation: int) -> Mask:
+    return mask if orientation == 1 else _Turned(mask, orientation)
+
+
+def _moved(box: Box, places: tuple[NDArray[np.intp], NDArray[np.intp]]) -> Box:
+    """The box between the places of a box's corners."""
+    ys, xs = (sorted((int(p[box.y0, box.x0]), int(p[box.y1 - 1, box.x1 - 1]))) for p in places)
+    return Box(ys[0], xs[0], ys[1] + 1, xs[1] + 1)
+
+
 # ---------------------------------------------------------------- size
 
 
 def _fit(mask: Mask, source: Picture, picture: Picture) -> Mask:
     """The mask at the picture's upright size, turned along with it where it fits only unturned."""
-    size, have = picture.size, Size(*mask.shape)
+    size, have = picture.size, mask.size
     if have == size:
-        return np.ascontiguousarray(mask)
+        return mask
     if have == picture.stored_size:
-        return np.ascontiguousarray(turn_upright(mask, picture.orientation))
+        return _turned(mask, picture.orientation)
     if _same_aspect(have, size):
-        return _resize(mask, size)
+        return _Resized(mask, size)
     if _same_aspect(have, picture.stored_size):
-        return _resize(turn_upright(mask, picture.orientation), size)
+        return _Resized(_turned(mask, picture.orientation), size)
     raise MaskError(
         f"{source.path}: the mask is {width_x_height(have)} and {picture.path} is "
         f"{width_x_height(size)}; give the mask the picture's size, or its aspect"
@@ -143,39 +247,93 @@ def _same_aspect(a: Size, b: Size) -> bool:
     return max(heights, widths) <= 1
 
 
-def _resize(mask: Mask, size: Size) -> Mask:
-    """Each axis by itself: shorter by maximum, longer by nearest."""
-    for axis, length in enumerate((size.height, size.width)):
-        have = mask.shape[axis]
-        if length > have:
-            mask = np.take(mask, (2 * np.arange(length) + 1) * have // (2 * length), axis=axis)
-        elif length < have:
-            mask = _any_under(mask, *_footprints(0.0, float(have), length), axis=axis)
-    return np.ascontiguousarray(mask)
+@dataclass(frozen=True)
+class Ranges:
+    """[low, high) for each pixel along one axis: those of another raster that it shows.
+
+    Both ascend; every pixel of the other raster that lies between is in one of the ranges.
+    """
+
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+
+    def __getitem__(self, part: slice) -> Ranges:
+        return Ranges(self.low[part], self.high[part])
+
+    def meeting(self, start: int, stop: int) -> slice:
+        """The pixels whose range meets [start, stop)."""
+        first = int(np.searchsorted(self.high, start, side="right"))
+        return slice(first, int(np.searchsorted(self.low, stop, side="left")))
+
+    def shifted(self, by: int) -> Ranges:
+        return Ranges(self.low + by, self.high + by)
 
 
-def _footprints(
-    start: float, extent: float, count: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """[low, high) mask pixels under each of ``count`` equal parts of an interval of real edges."""
+@dataclass(frozen=True)
+class _Resized:
+    """A mask at another size, each axis by itself: shorter by maximum, longer by nearest."""
+
+    mask: Mask
+    size: Size
+
+    @cached_property
+    def _ranges(self) -> tuple[Ranges, Ranges]:
+        lengths = zip(self.mask.size.shape, self.size.shape, strict=True)
+        rows, columns = (_resizing(have, want) for have, want in lengths)
+        return rows, columns
+
+    @property
+    def bbox(self) -> Box:
+        rows, columns = self._ranges
+        under = self.mask.bbox
+        ys, xs = rows.meeting(under.y0, under.y1), columns.meeting(under.x0, under.x1)
+        return Box(ys.start, xs.start, ys.stop, xs.stop)
+
+    def window(self, box: Box) -> Bools:
+        ys, xs = box.slices
+        rows, columns = self._ranges
+        return _any_under(self.mask.window, rows[ys], columns[xs], self.mask.size)
+
+    def any(self, box: Box) -> bool:
+        rows, columns = self._ranges
+        y0, x0 = int(rows.low[box.y0]), int(columns.low[box.x0])
+        return self.mask.any(Box(y0, x0, int(rows.high[box.y1 - 1]), int(columns.high[box.x1 - 1])))
+
+
+def _resizing(have: int, want: int) -> Ranges:
+    """What each of ``want`` pixels shows of ``have``."""
+    if want < have:
+        return _footprints(0.0, float(have), want)
+    nearest = (2 * np.arange(want) + 1) * have // (2 * want)
+    return Ranges(nearest, nearest + 1)
+
+
+def _footprints(start: float, extent: float, count: int) -> Ranges:
+    """Mask pixels under each of ``count`` equal parts of an interval of real edges."""
     edges = start + np.arange(count + 1) * (extent / count)
     low = np.floor(edges[:-1] + _SLACK).astype(np.intp)
     high = np.ceil(edges[1:] - _SLACK).astype(np.intp)
-    return low, np.maximum(high, low + 1)
+    return Ranges(low, np.maximum(high, low + 1))
 
 
-def _any_under(mask: Mask, low: NDArray[np.intp], high: NDArray[np.intp], *, axis: int) -> Mask:
-    """Is any pixel of [low, high) True, for each pair along one axis? Outside the mask is False."""
-    first, last = max(int(low[0]), 0), min(int(high[-1]), mask.shape[axis])
-    if first >= last:
-        shape = (len(low), mask.shape[1]) if axis == 0 else (mask.shape[0], len(low))
-        return np.zeros(shape, dtype=np.bool_)
-    window = mask[first:last] if axis == 0 else mask[:, first:last]
-    edge = [(0, 0), (0, 0)]
-    edge[axis] = (0, 1)  # a False row or column for ranges that end with the mask to begin anew at
-    low, high = (np.clip(ends - first, 0, last - first) for ends in (low, high))
-    pairs = np.stack((low, high), axis=1).ravel()
-    found = np.logical_or.reduceat(np.pad(window, edge), pairs, axis=axis)
-    found = found[::2] if axis == 0 else found[:, ::2]
-    found[(low >= high) if axis == 0 else (slice(None), low >= high)] = False
-    return found
+def _any_under(read: Read, rows: Ranges, columns: Ranges, size: Size) -> Bools:
+    """Is any pixel of ``rows[i]`` x ``columns[j]`` True? (i, j), for a raster of ``size``.
+
+    It is read in tiles; outside of it everything is False.
+    """
+    out = np.zeros((len(rows.low), len(columns.low)), np.bool_)
+    under = Box(
+        int(rows.low[0]), int(columns.low[0]), int(rows.high[-1]), int(columns.high[-1])
+    ).intersection(Box.of(size))
+    for tile in under.tiles(Size(_TILE, _TILE)) if under else ():
+        ys, xs = rows.meeting(tile.y0, tile.y1), columns.meeting(tile.x0, tile.x1)
+        found = _any_along(read(tile), rows[ys].shifted(-tile.y0))
+        out[ys, xs] |= _any_along(found.T, columns[xs].shifted(-tile.x0)).T
+    return out
+
+
+def _any_along(mask: Bools, ranges: Ranges) -> Bools:
+    """Is any pixel of each range of rows True? (h, w) -> (ranges, w). Each meets the mask."""
+    low, high = np.maximum(ranges.low, 0), np.minimum(ranges.high, len(mask))
+    padded = np.pad(mask, [(0, 1), (0, 0)])  # where ranges that end with the mask begin anew
+    return np.logical_or.reduceat(padded, np.stack((low, high), axis=1).ravel(), axis=0)[::2]

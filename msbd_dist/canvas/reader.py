@@ -1,13 +1,14 @@
-"""What every kind of picture file looks like to the rest: windows of stored samples, and metadata.
+"""What every kind of picture file looks like to the rest: windows of stored samples, metadata.
 
-A reader knows one kind of file (`vips`, `tiff`, `ome`); `images.Picture` turns what it reads upright
-and makes it RGB. Samples are handed out as stored: not turned, not colour-managed, all bands.
+A reader knows one kind of file (`vips`, `tiff`, `ome`); `images.Picture` turns what it reads
+upright and makes it RGB. Samples are handed out as stored: not turned, not colour-managed, with all
+bands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -28,21 +29,74 @@ class Metadata:
     exif: bytes | None = None  # from its byte order on (II*. or MM.*), without an `Exif` before it
     xmp: bytes | None = None
     resolution: tuple[float, float] | None = None  # pixels per millimetre, x and y
-    others: tuple[str, ...] = ()  # names of what else there is: IPTC, description, text ...
+    fields: Mapping[str, str | bytes] = field(default_factory=dict)  # more, as libvips calls it
+    chunks: Mapping[str, bytes] = field(default_factory=dict)  # a PNG's of colour, whole, by name
+    others: tuple[str, ...] = ()  # names of what else there is and nobody here writes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What there is, for people; the resolution goes without saying."""
+        blocks = {"ICC profile": self.icc, "EXIF": self.exif, "XMP": self.xmp}
+        found = [name for name, data in blocks.items() if data]
+        found += [name for name, called in _FIELDS.items() if called in self.fields]
+        if any(called.startswith("png-comment-") for called in self.fields):
+            found.append("text")
+        return (*found, *self.others)
+
+
+_FIELDS = {
+    "IPTC": "iptc-data",
+    "Photoshop resources": "photoshop-data",
+    "description": "image-description",
+}
 
 
 class Reader(Protocol):
     """One opened picture file of uint8 or uint16 samples, grey or RGB, with or without alpha."""
 
-    kind: str  # for people: PNG, TIFF, OME-Zarr ...
-    size: Size  # of the stored rows and columns
-    dtype: np.dtype[np.uint8 | np.uint16]
-    bands: int  # colours: 1 or 3
-    has_alpha: bool
-    orientation: int  # the EXIF tag, 1 to 8; 1 is upright
-    random: bool  # a window costs what it holds; else all that is above it is decoded too
-    metadata: Metadata
-    unkept: tuple[str, ...]  # what the file holds and no written file can
+    @property
+    def kind(self) -> str:
+        """For people: PNG, TIFF, OME-Zarr 0.5 ..."""
+        ...
+
+    @property
+    def size(self) -> Size:
+        """Of the stored rows and columns."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8 | np.uint16]: ...
+
+    @property
+    def bands(self) -> int:
+        """Colours: 1 or 3."""
+        ...
+
+    @property
+    def has_alpha(self) -> bool: ...
+
+    @property
+    def orientation(self) -> int:
+        """The EXIF tag, 1 to 8; 1 is upright."""
+        ...
+
+    @property
+    def random(self) -> bool:
+        """Whether a window costs what it holds; else all that is above it is decoded too."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """What decoding holds at once, beyond a few rows: of a progressive JPEG, all of it."""
+        ...
+
+    @property
+    def metadata(self) -> Metadata: ...
+
+    @property
+    def unkept(self) -> tuple[str, ...]:
+        """What the file holds and no written file can."""
+        ...
 
     def window(self, box: Box) -> Samples:
         """(h, w, bands + alpha) of a box inside the stored picture; ImageError where the file is

@@ -29,7 +29,7 @@ from zarr.codecs import ZstdCodec
 from zarr.errors import ContainsArrayError
 
 from msbd_dist.canvas.files import Files
-from msbd_dist.canvas.images import from_float, to_float
+from msbd_dist.canvas.images import Picture, from_float, to_float
 from msbd_dist.core.compose import Bools, Floats, read_reflected
 from msbd_dist.core.geometry import Box
 from msbd_dist.core.plan import Plan, Stage
@@ -69,8 +69,10 @@ class Canvas:
         versions: Versions,
         *,
         attempt: str | None = None,
+        picture: Picture | None = None,
     ) -> None:
-        self.plan = plan
+        """``picture``: what the source is read from, where it is not stored here."""
+        self.plan, self._picture = plan, picture
         self.digests: dict[str, str] = {}  # of what was written here, by array and chunk
         self._dtype, self._versions, self._attempt = dtype, versions, attempt
         self._group = group
@@ -78,21 +80,28 @@ class Canvas:
 
     # -- the picture and its mask, in image pixels -------------------------------------------------
 
-    def write_source(self, rows: Box, pixels: npt.NDArray[Any], mask: Bools) -> None:
-        """Store a band of the source box; ``rows`` spans its width, in image pixels.
+    def write_source(self, box: Box, pixels: npt.NDArray[Any]) -> None:
+        """Store (3, h, w) of the source box, in image pixels. The driver is the only writer."""
+        whole = self.plan.source_box
+        array = self._own("source", (3, *whole.size.shape), (3, *self._tile), self._dtype)
+        array[(slice(None), *box.relative_to(whole).slices)] = pixels
 
-        The driver is the only writer, band after band.
-        """
-        box = self.plan.source_box
-        stride = self.plan.family.stride
-        tile = (min(stride, box.height), min(stride, box.width))
-        ys, xs = rows.relative_to(box).slices
-        source = self._own("source", (3, *box.size.shape), (3, *tile), self._dtype)
-        source[:, ys, xs] = pixels
-        self._own("mask", box.size.shape, tile, np.dtype(np.uint8))[ys, xs] = mask.astype(np.uint8)
+    def write_mask(self, box: Box, mask: Bools) -> None:
+        """The same of the mask, (h, w)."""
+        whole = self.plan.source_box
+        array = self._own("mask", whole.size.shape, self._tile, np.dtype(np.uint8))
+        array[box.relative_to(whole).slices] = mask.view(np.uint8)
+
+    @property
+    def _tile(self) -> tuple[int, int]:
+        """Of what is taken in, a chunk."""
+        stride, size = self.plan.family.stride, self.plan.source_box.size
+        return min(stride, size.height), min(stride, size.width)
 
     def source_integers(self, box: Box) -> npt.NDArray[Any]:
         """The picture's own samples in a box inside the stored part: (3, h, w)."""
+        if self._picture is not None:
+            return self._picture.read(box)
         ys, xs = box.relative_to(self.plan.source_box).slices
         return np.asarray(self._read("source", "ingest")[:, ys, xs])
 

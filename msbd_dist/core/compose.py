@@ -8,6 +8,7 @@ edge; `read_reflected` makes such a function from one that does not. numpy and P
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,8 @@ def read_reflected(
     return pixels[..., ys[:, None] - need.y0, xs[None, :] - need.x0]
 
 
+TILE = 1024  # pixels along each edge of what is averaged together
+
 WEIGHT_ROUNDING = 1e-6  # weights of fully planned pixels sum to 1 within this
 
 FILTERS = {
@@ -92,15 +95,68 @@ def resample(picture: Floats, rect: Rect, size: Size, kind: str = "bilinear") ->
     return np.stack(planes)
 
 
+def block_edge(scale: float) -> int:
+    """Pixels along the edge of the blocks that are averaged first, where so many become one.
+
+    1 (none are) below a scale of 6; from there on at least 3 blocks are left for each pixel.
+    """
+    return max(1, floor(scale / 3 + 1e-9))
+
+
+def block_means(read: Read, blocks: Box, edges: tuple[int, int]) -> Floats:
+    """Means of a picture over blocks of ``edges`` = (height, width) pixels: (C, h, w).
+
+    ``blocks`` counts in blocks from pixel (0, 0), so that windows that overlap agree bit for bit.
+    The picture is read in tiles of whole blocks, about 1024 x 1024 pixels each, and summed in
+    float64, in an order that depends on nothing but the edges.
+    """
+    height, width = edges
+    parts = blocks.tiles(Size(max(1, TILE // height), max(1, TILE // width)))
+    means: Floats | None = None
+    for part in parts:
+        tile = read(Box(part.y0 * height, part.x0 * width, part.y1 * height, part.x1 * width))
+        if means is None:
+            means = np.empty((len(tile), *blocks.size.shape), np.float32)
+        means[(slice(None), *part.relative_to(blocks).slices)] = _means(tile, height, width)
+    assert means is not None
+    return means
+
+
+def _means(tile: Floats, height: int, width: int) -> npt.NDArray[np.floating[Any]]:
+    """(C, h * height, w * width) -> (C, h, w)."""
+    if (height, width) == (1, 1):
+        return tile
+    rows = tile[:, ::height].astype(np.float64)
+    for y in range(1, height):
+        rows += tile[:, y::height]
+    sums = rows[:, :, ::width].copy()
+    for x in range(1, width):
+        sums += rows[:, :, x::width]
+    return sums / (height * width)
+
+
+def view(read: Read, rect: Rect, size: Size) -> Floats:
+    """The window ``rect`` of what ``read`` gives at another size; antialiased when it shrinks.
+
+    ``read`` may be asked for a little more than the window. Where 6 or more of its pixels become
+    one, blocks of them are averaged first, tile by tile: memory grows with ``size``, not ``rect``.
+    """
+    height, width = block_edge(rect.height / size.height), block_edge(rect.width / size.width)
+    if height > 1 or width > 1:
+        rect = Rect(rect.y0 / height, rect.x0 / width, rect.y1 / height, rect.x1 / width)
+    scale = max(rect.height / size.height, rect.width / size.width)
+    box = rect.outer(0 if scale == 1 else ceil(scale))
+    small = height == width == 1
+    pixels = read(box) if small else block_means(read, box, (height, width))
+    return resample(pixels, rect.relative_to(box), size)
+
+
 def stage_view(read: Read, stage: Stage, window: Box) -> Floats:
     """The input picture as a window of a stage sees it: ``read`` speaks image pixels.
 
     At full resolution these are the picture's own pixels; at a lower one the antialiased picture.
     """
-    rect = stage.image_rect(window)
-    scale = max(rect.height / window.height, rect.width / window.width)
-    box = rect.outer(0 if scale == 1 else int(np.ceil(scale)))
-    return resample(read(box), rect.relative_to(box), window.size)
+    return view(read, stage.image_rect(window), window.size)
 
 
 def between(window: Box, stage: Stage, other: Stage) -> Rect:

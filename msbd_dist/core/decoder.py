@@ -22,6 +22,8 @@ import torch
 from msbd_dist.core.reduction import GradientSum, Team
 from msbd_dist.core.spec import Reduction
 
+HELD_BYTES = 512 << 20  # of segments that a process keeps; others are loaded for each step
+
 Params = dict[str, torch.Tensor]
 Decode = Callable[[torch.Tensor, Params | None], torch.Tensor]  # (z, weights or None) -> pixels
 
@@ -35,6 +37,10 @@ class FitSegment:
     source: torch.Tensor  # (1, 3, H, W): x_in
     mask: torch.Tensor  # (1, 1, H, W) bool: inside the edit
     weight: torch.Tensor  # (1, 1, H, W): compositing weights
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in vars(self).values())
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,8 @@ class DecoderFit:
         slots = range(num_segments)
         self._parts = [slots[first : first + size] for first in range(0, num_segments, size)]
         self._num_segments = num_segments
-        self._held: dict[int, FitSegment] = {}
+        self._own = range(0)  # this process's segments
+        self._held: dict[int, FitSegment] = {}  # of them
         self._areas: Areas | None = None
         self.turn = 0  # Adam steps so far
         self._losses: list[float] = []  # of each turn
@@ -127,7 +134,7 @@ class DecoderFit:
         gradient = GradientSum(self._weights, self.settings.reduction)
         while self.turn < self.turns:
             part = self._parts[self.turn % len(self._parts)]
-            self._accumulate(gradient, [s for s in part if s in self._held], team)
+            self._accumulate(gradient, [s for s in part if s in self._own], team)
             gradients, loss = gradient.total(team)
             self._step(gradients, loss)
             if on_turn is not None:
@@ -141,7 +148,7 @@ class DecoderFit:
         assert self._areas is not None
         for slot in slots:
             loss = segment_loss(
-                self._decode, self.params, self._held[slot], self._areas, lam=self.settings.lam
+                self._decode, self.params, self._segment(slot), self._areas, lam=self.settings.lam
             )
             last = slot == slots[-1]
             hooks = [
@@ -199,16 +206,25 @@ class DecoderFit:
         self.restore(_sent(state, numel, newest, team, team.size - int(root)))
 
     def _take_segments(self, team: Team) -> None:
-        """Hold every ``size``-th segment, and count the area of all."""
-        own = range(team.rank, self._num_segments, team.size)
-        self._held = {slot: self._held.get(slot) or self._load(slot) for slot in own}
+        """Take every ``size``-th segment, hold as many as may be, and count the area of all."""
+        self._own = range(team.rank, self._num_segments, team.size)
+        self._held = {slot: self._held[slot] for slot in self._own if slot in self._held}
         if self._areas is None or team.size > 1:
-            areas = Areas.of(self._held.values())
+            areas = Areas.of(self._segment(slot) for slot in self._own)
             counts = torch.tensor([areas.inside, areas.outside], dtype=torch.float64)
             whole = (counts * 1e3).round().long()
             team.start_sum(whole).wait()
             inside, outside = (whole.double() / 1e3).tolist()
             self._areas = Areas(inside, outside)
+
+    def _segment(self, slot: int) -> FitSegment:
+        """One of this process's, held from now on where there is room."""
+        if slot in self._held:
+            return self._held[slot]
+        segment = self._load(slot)
+        if sum(s.num_bytes for s in self._held.values()) + segment.num_bytes <= HELD_BYTES:
+            self._held[slot] = segment
+        return segment
 
     # -- states ------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, floor
 
@@ -88,6 +89,12 @@ class Box:
             min(self.x1, other.x1),
         )
         return box if box.height > 0 and box.width > 0 else None
+
+    def tiles(self, size: Size) -> Iterator[Box]:
+        """Parts of ``size`` from the box's corner on, row by row; the last ones may be smaller."""
+        for y in range(self.y0, self.y1, size.height):
+            for x in range(self.x0, self.x1, size.width):
+                yield Box(y, x, min(y + size.height, self.y1), min(x + size.width, self.x1))
 
     def union(self, other: Box) -> Box:
         """The smallest box that holds both."""

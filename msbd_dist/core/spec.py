@@ -19,6 +19,8 @@ Lowpass = Literal["matching", "half", "off"]
 DecoderBatch = Literal["full", "minibatch"]
 Reduction = Literal["exact", "fast", "bf16"]
 Compose = Literal["sum", "over"]
+TiffWay = Literal["auto", "copy", "plain", "pyramid"]
+OmeVersion = Literal["0.4", "0.5"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,15 +153,29 @@ def _between(spec: object, key: str, low: float, high: float, *, open_low: bool 
         raise ManifestError(f"{key}: got {value!r}, wanted {least} and at most {high:g}")
 
 
+Vertex = tuple[float, float]  # x and y, in pixels of the upright image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A mask without a file: what lies in any of its shapes."""
+
+    boxes: tuple[tuple[float, float, float, float], ...] = ()  # x, y, width, height
+    polygons: tuple[tuple[tuple[Vertex, ...], ...], ...] = ()  # each a ring and its holes
+
+
 @dataclass(frozen=True, kw_only=True)
 class EditSpec:
     """One edit: paths as given, resolved by the manifest's reader."""
 
     id: str
     image: str
-    mask: str
+    mask: str | Drawn
     prompt: str
     negative_prompt: str = ""
     seed: int | None = None  # None: drawn once, recorded in the run
-    output: str | None = None  # None: <run>/<id>/output.png
+    output: str | None = None  # None: <run>/<id>/output with the suffix of what the image is
+    tiff: TiffWay = "auto"  # a .tif: copy on write, anew, anew with a pyramid
+    ome_zarr: OmeVersion | None = None  # of a .zarr; None: the image's, or 0.5
+    allow_loss: bool = False  # write formats that can't hold all that the image has
     method: Method = field(default_factory=Method)

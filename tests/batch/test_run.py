@@ -246,7 +246,7 @@ def test_a_drawn_seed_is_recorded_and_kept_by_a_resume(
 
     def begun() -> steps.Edit:
         edit = steps.prepare(spec, files, MODELS)
-        steps.Chore(edit, "ingest", partial(steps.ingest, edit))(1)
+        steps.Chore(edit, "ingest", partial(steps.ingest, edit, lambda *_: None))(1)
         return edit
 
     drawn = begun().record.seed

@@ -65,15 +65,7 @@ def test_a_driver_killed_at_every_kind_of_write_loses_nothing(
     assert not broken_promises(out)
 
 
-PHASES = [
-    "ingest",
-    "0-denoise-0",
-    "0-fit-0",
-    "1-denoise-0",
-    "2-denoise-1",
-    "2-fit-0",
-    "2-compose-*",
-]
+PHASES = ["0-denoise-0", "0-fit-0", "1-denoise-0", "2-denoise-1", "2-fit-0", "2-compose-*"]
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from msbd_dist.core import decoder
 from msbd_dist.core.decoder import (
     Areas,
     Decode,
@@ -56,11 +57,11 @@ def segment(seed: int, weight: torch.Tensor | None = None) -> FitSegment:
 
 
 def fitted(
-    segments: list[FitSegment], decoder: Decode = decode, team: Team | None = None, **settings: Any
+    segments: list[FitSegment], network: Decode = decode, team: Team | None = None, **settings: Any
 ) -> tuple[Params, list[float]]:
     """Tuned weights and losses."""
     values = {"steps": 3, "lr": 1e-3, "lam": 100.0, **settings}
-    fit = DecoderFit(decoder, weights(), segments.__getitem__, len(segments), FitSettings(**values))
+    fit = DecoderFit(network, weights(), segments.__getitem__, len(segments), FitSettings(**values))
     return fit.run(team or Alone()), fit.losses
 
 
@@ -133,3 +134,21 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
     bad = FitSegment(one.z, one.target, one.source * torch.nan, one.mask, one.weight)
     with pytest.raises(ArithmeticError, match="not finite"):
         fitted([bad])
+
+
+def test_segments_that_are_not_held_give_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    segments = [segment(seed) for seed in range(4)]
+    held, losses = fitted(segments, steps=3)
+    monkeypatch.setattr(decoder, "HELD_BYTES", segments[0].num_bytes)
+    loaded: list[int] = []
+
+    def load(slot: int) -> FitSegment:
+        loaded.append(slot)
+        return segments[slot]
+
+    settings = FitSettings(steps=3, lr=1e-3, lam=100.0)
+    fit = DecoderFit(decode, weights(), load, len(segments), settings)
+    assert all(torch.equal(held[name], weight) for name, weight in fit.run(Alone()).items())
+    assert fit.losses == losses
+    assert loaded.count(0) == 1
+    assert loaded.count(3) == 1 + 3

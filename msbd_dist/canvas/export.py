@@ -1,0 +1,613 @@
+"""Edited pictures as files: streamed, complete or not there, and compared with their sources.
+
+    Edited(picture, box, ...)        a picture with some of its pixels replaced, as windows
+    check_target(picture, target, how)   what can't be written, before any work
+    write_edited(edited, target, how)    PNG, TIFF, WebP, JPEG, OME-Zarr or DeepZoom, by the name
+    verify(edited, target, ...)          every sample outside the mask is the source's
+
+PNG, JPEG, WebP, DeepZoom and new TIFFs are made by libvips from strips. A TIFF or an OME-Zarr
+is copied as it is compressed, and only what is edited is written anew (copy on write).
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import pyvips
+from PIL import Image as PillowImage
+
+from msbd_dist.canvas import ome, tiff_copy
+from msbd_dist.canvas.images import Picture, from_float, width_x_height
+from msbd_dist.canvas.ome import OmeReader
+from msbd_dist.canvas.places import stored_bytes
+from msbd_dist.canvas.reader import Samples
+from msbd_dist.canvas.tiff import TiffReader
+from msbd_dist.canvas.tiff_tags import add_exif
+from msbd_dist.canvas.vips import Streamed, reason, strip_rows
+from msbd_dist.core.geometry import Box, Size
+from msbd_dist.core.spec import OmeVersion, TiffWay
+from msbd_dist.errors import ImageError, RunError, StoreError
+
+Kind = Literal["PNG", "TIFF", "WebP", "JPEG", "OME-Zarr", "DeepZoom"]
+Verify = Literal["sample", "full", "off"]
+
+SUFFIXES: dict[str, Kind] = {
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WebP",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".zarr": "OME-Zarr",
+    ".dzi": "DeepZoom",
+}
+_HOLDS: dict[Kind, set[str]] = {  # what each keeps of Metadata.names
+    "PNG": {"ICC profile", "EXIF", "XMP", "text"},
+    "TIFF": {"ICC profile", "EXIF", "XMP", "description", "Photoshop resources"},
+    "WebP": {"ICC profile", "EXIF", "XMP"},
+    "JPEG": {"ICC profile", "EXIF", "XMP", "IPTC", "Photoshop resources"},
+    "OME-Zarr": {"ICC profile", "EXIF", "XMP"},
+    "DeepZoom": {"ICC profile"},
+}
+_LOSSY: set[Kind] = {"JPEG", "DeepZoom"}
+_EDGES: dict[Kind, int] = {"WebP": 16383, "JPEG": 65500}  # the longest that the format can say
+_TILE = 512
+_BAND = 640  # rows of the edit that are composed at a time
+_BAND_BYTES = 64 << 20
+_CLASSIC_TIFF = 3_500_000_000  # bytes; offsets of a classic TIFF end at 4 GiB
+_SAMPLES = 64  # blocks far from the edit that are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How an edited picture is written. ``tiff``: copy on write, anew, anew with a pyramid, or
+    whichever of the first two can be. ``ome_zarr``: the version; None is the source's, or 0.5."""
+
+    tiff: TiffWay = "auto"
+    ome_zarr: OmeVersion | None = None
+    allow_loss: bool = False
+
+
+class Masked(Protocol):
+    """Which pixels of the upright picture may differ from the source's."""
+
+    def any(self, box: Box) -> bool: ...
+
+    def window(self, box: Box) -> npt.NDArray[np.bool_]: ...
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A picture with the pixels of ``box`` replaced; nothing outside ``box`` is asked for.
+
+    ``patch``: (3, h, w) in the picture's own integers, of a box inside ``box``; the source's own
+    where ``mask`` is False. Boxes are of the upright picture.
+    """
+
+    picture: Picture
+    box: Box
+    patch: Callable[[Box], Samples]
+    mask: Masked
+    tell: Callable[[float], None] = lambda _: None  # how much of the picture was streamed
+
+    def window(self, stored: Box) -> Samples:
+        """(h, w, bands + alpha) of a box of the stored picture."""
+        pixels = self.picture.reader.window(stored)
+        return self._patched(pixels, stored, self._colours)
+
+    def strips(self, rows: int) -> Iterator[tuple[int, Samples]]:
+        """The stored picture from top to bottom: (y, (h, W, bands + alpha))."""
+        bands = _Bands(self)
+        width = self.picture.stored_size.width
+        height = self.picture.stored_size.height
+        for y, strip in self.picture.strips(rows):
+            self.tell(y / height)
+            yield y, self._patched(strip, Box(y, 0, y + len(strip), width), bands.rows)
+
+    def seen(self, box: Box) -> Samples:
+        """(3, h, w) of a box inside the edited one, as what is written will look: a grey picture's
+        three colours are equal."""
+        return self.picture.seen(self._colours(self.picture.stored_box(box)))
+
+    def blocks(self, side: int = _BAND) -> Iterator[Box]:
+        """Boxes of the stored picture that together hold all that the mask holds."""
+        box = self.box
+        for y in range(box.y0, box.y1, side):
+            for x in range(box.x0, box.x1, side):
+                block = Box(y, x, min(y + side, box.y1), min(x + side, box.x1))
+                if self.mask.any(block):
+                    yield self.picture.stored_box(block)
+
+    def _patched(self, pixels: Samples, stored: Box, colours: Callable[[Box], Samples]) -> Samples:
+        common = stored.intersection(self.picture.stored_box(self.box))
+        if common is None:
+            return pixels
+        ys, xs = common.relative_to(stored).slices
+        pixels = pixels.copy()
+        pixels[ys, xs, : self.picture.bands] = colours(common)
+        return pixels
+
+    def _colours(self, stored: Box) -> Samples:
+        """(h, w, bands) of a box of the stored picture inside the edited one."""
+        box = self.picture.upright_box(stored)
+        patch, wanted = self.patch(box), (3, box.height, box.width)
+        if patch.dtype != self.picture.dtype or patch.shape != wanted:
+            raise ValueError(
+                f"{self.picture.path}: the patch is {patch.dtype} {patch.shape}, "
+                f"wanted {self.picture.dtype} {wanted}"
+            )
+        return self.picture.unseen(patch)
+
+
+class _Bands:
+    """Rows of an edit, asked for from top to bottom, and composed in bands of more."""
+
+    def __init__(self, edited: Edited) -> None:
+        self._edited, self._box = edited, edited.picture.stored_box(edited.box)
+        row = self._box.width * edited.picture.bands * edited.picture.dtype.itemsize
+        self._height = max(1, min(_BAND, _BAND_BYTES // row))
+        self._band: tuple[Box, Samples] | None = None
+
+    def rows(self, stored: Box) -> Samples:
+        pieces, y = [], stored.y0
+        while y < stored.y1:
+            band, pixels = self._of(y)
+            stop = min(stored.y1, band.y1)
+            pieces.append(pixels[y - band.y0 : stop - band.y0])
+            y = stop
+        return np.concatenate(pieces)
+
+    def _of(self, y: int) -> tuple[Box, Samples]:
+        box = self._box
+        if self._band is None or not self._band[0].y0 <= y < self._band[0].y1:
+            top = box.y0 + (y - box.y0) // self._height * self._height
+            band = Box(top, box.x0, min(top + self._height, box.y1), box.x1)
+            self._band = None
+            self._band = band, self._edited._colours(band)
+        return self._band
+
+
+# ---------------------------------------------------------------- what can be written
+
+
+def kind_of(target: Path | str) -> Kind:
+    """By the suffix; ImageError for one that nobody writes."""
+    suffix = Path(target).suffix
+    kind = SUFFIXES.get(suffix.lower())
+    if kind is None:
+        raise ImageError(
+            f"{target}: {suffix or 'no suffix'} is not written; name the output "
+            ".png, .tif, .webp or .ome.zarr (lossless), .jpg or .dzi"
+        )
+    return kind
+
+
+def losses(picture: Picture, target: Path | str) -> list[str]:
+    """What a target doesn't keep, in words: ``EXIF``, ``16 bits``. Resolution always is kept."""
+    kind = kind_of(target)
+    lost = [name for name in picture.metadata.names if name not in _HOLDS[kind]]
+    space = (picture.metadata.icc or b"")[16:20]
+    own = b"GRAY" if picture.bands == 1 and kind != "WebP" else b"RGB "
+    if space and kind != "OME-Zarr" and space != own:
+        lost.append(f"an ICC profile of other colours ({space.decode('latin1').strip()})")
+    if kind != "PNG":
+        lost += [f"the PNG's {name} chunk" for name in picture.metadata.chunks]
+    lost += picture.reader.unkept
+    if kind in ("WebP", "JPEG", "DeepZoom") and picture.dtype != np.uint8:
+        lost.append("16 bits")
+    if kind in _LOSSY:
+        lost += ["alpha"] * picture.has_alpha + ["exact samples"]
+    return lost
+
+
+def why_no_copy(picture: Picture, target: Path | str, how: How) -> str | None:
+    """None where the target is a copy of the source's file with only the edit written anew; else
+    why it is not, in a few words."""
+    kind, reader = kind_of(target), picture.reader
+    if kind == "TIFF":
+        if how.tiff in ("plain", "pyramid"):
+            return "a new file is asked for"
+        if not isinstance(reader, TiffReader):
+            return "it is not a TIFF of 8 or 16 bits"
+        return tiff_copy.can_copy(reader)
+    if kind == "OME-Zarr" and isinstance(reader, OmeReader):
+        if how.ome_zarr not in (None, reader.kind.split()[-1]):
+            return "another version is asked for"
+        return ome.can_copy(reader)
+    return "it is of another kind than the image"
+
+
+def check_target(picture: Picture, target: Path | str, how: How) -> None:
+    """ImageError where the edited picture can't be written to ``target``, or not whole."""
+    kind, edge = kind_of(target), picture.size.long_edge
+    if edge > _EDGES.get(kind, edge):
+        raise ImageError(
+            f"{target}: {kind} ends at {_EDGES[kind]} pixels and {picture.path} has "
+            f"{width_x_height(picture.size)}; write .png, .tif or .ome.zarr"
+        )
+    why = why_no_copy(picture, target, how)
+    if why and kind == "TIFF" and how.tiff == "copy":
+        raise ImageError(f"{target}: can't be a copy of {picture.path}: {why}; say tiff: plain")
+    if kind == "OME-Zarr" and picture.orientation != 1:
+        raise ImageError(
+            f"{target}: OME-Zarr can't say that {picture.path} is turned (its EXIF orientation is "
+            f"{picture.orientation}); write .tif or .png"
+        )
+    lost = losses(picture, target) if why else []
+    if lost and not how.allow_loss:
+        raise ImageError(
+            f"{target}: {kind} can't keep {_listed(lost)} of {picture.path}; choose another "
+            "format, or allow it with --allow-loss (in a manifest: allow_loss: true)"
+        )
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def largest_bytes(picture: Picture, target: Path | str, how: How) -> int:
+    """What the written file can take at most, about."""
+    if why_no_copy(picture, target, how) is None:
+        return stored_bytes(picture.path) + picture.raw_bytes // 8
+    levels = kind_of(target) in ("OME-Zarr", "DeepZoom") or how.tiff == "pyramid"
+    return int(picture.raw_bytes * (1.35 if levels else 1.01)) + (1 << 20)
+
+
+def memory_bytes(picture: Picture, target: Path | str) -> int:
+    """What taking a picture in, writing it edited and comparing it hold at most, beside programs
+    and models: whole pictures where a format asks for it, else strips, bands and a row of tiles."""
+    held = {"WebP": 4 * picture.size.area * 4}.get(kind_of(target), 0)
+    rows = picture.raw_bytes // picture.stored_size.height * _BAND  # of tiles, of chunks, of a band
+    return held + picture.reader.held_bytes + 8 * rows + 6 * _BAND_BYTES
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_edited(
+    edited: Edited,
+    target: Path,
+    how: How,
+    *,
+    before: Callable[[Path], None] = lambda _: None,
+) -> None:
+    """The edited picture as a new file or folder at ``target``, in the format of its suffix.
+
+    Depth, alpha, ICC profile, EXIF, XMP, resolution and the stored orientation are the source's;
+    ``losses`` names the exceptions. WebP has no grey and gets three equal colours. A WebP is held
+    in memory whole, everything else as a few rows or blocks.
+
+    It appears under its name complete or not at all; ``before`` is called right before with the
+    place where it is, and what it raises leaves everything as it was. Raises ImageError for a
+    target that can't be written or a damaged source, RunError where the target can't be written.
+    """
+    check_target(edited.picture, target, how)
+    with replacing(target) as temporary:
+        _write(edited, temporary, target, how)
+        before(temporary)
+
+
+def _write(edited: Edited, place: Path, target: Path, how: How) -> None:
+    kind, picture = kind_of(target), edited.picture
+    if kind == "OME-Zarr":
+        place.unlink()
+        _write_ome(edited, place, target, how)
+        return
+    reader = picture.reader
+    if isinstance(reader, TiffReader) and why_no_copy(picture, target, how) is None:
+        tiff_copy.copy_with_edits(reader, place, edited.blocks(), edited.window)
+        return
+    pixel_bytes = (picture.bands + picture.has_alpha) * picture.dtype.itemsize
+    rows = strip_rows(picture.stored_size, pixel_bytes)
+    bands = picture.bands + picture.has_alpha
+    strips = edited.strips(rows)
+    streamed = Streamed(picture.stored_size, picture.dtype, bands, strips)
+    try:
+        with streamed.saving() as image:
+            _SAVE[kind](_with_metadata(image, picture), place, picture, how)
+    except pyvips.Error as error:
+        raise RunError(f"{target}: can't be written ({reason(error)})") from error
+
+
+def _write_ome(edited: Edited, place: Path, target: Path, how: How) -> None:
+    picture, reader = edited.picture, edited.picture.reader
+    if isinstance(reader, OmeReader) and why_no_copy(picture, target, how) is None:
+        ome.copy_with_edits(reader, place, list(edited.blocks()), edited.window)
+        return
+    row = picture.stored_size.width * (picture.bands + picture.has_alpha) * picture.dtype.itemsize
+    chunk = max(64, min(_BAND, _BAND_BYTES * 2 // row // 64 * 64))
+    ome.write_ome(
+        place,
+        picture.stored_size,
+        picture.dtype,
+        picture.bands,
+        picture.has_alpha,
+        picture.metadata,
+        edited.window if picture.random else _Rows(edited, chunk).window,
+        version=how.ome_zarr or "0.5",
+        chunk=chunk,
+        name=target.name.split(".")[0],
+    )
+
+
+class _Rows:
+    """Windows of an edited picture that are asked for row by row, from its strips."""
+
+    def __init__(self, edited: Edited, rows: int) -> None:
+        self._strips = edited.strips(rows)
+        self._y, self._strip = next(self._strips)
+
+    def window(self, box: Box) -> Samples:
+        while box.y0 >= self._y + len(self._strip):
+            self._y, self._strip = next(self._strips)
+        return self._strip[box.y0 - self._y : box.y1 - self._y, box.x0 : box.x1]
+
+
+def _with_metadata(image: Any, picture: Picture) -> Any:
+    held = picture.metadata
+    xres, yres = held.resolution or (1.0, 1.0)
+    image = image.copy(xres=xres, yres=yres)
+    blob = pyvips.GValue.blob_type
+    if held.exif:
+        carrier = _exif_carrier(held.exif)  # libvips writes those tags that it has read itself
+        for name in carrier.get_fields():
+            if name.startswith("exif-"):
+                image.set_type(carrier.get_typeof(name), name, carrier.get(name))
+    if picture.orientation != 1:
+        image.set_type(pyvips.GValue.gint_type, "orientation", picture.orientation)
+    for name, data in (("icc-profile-data", held.icc), ("xmp-data", held.xmp)):
+        if data:
+            image.set_type(blob, name, data)
+    for name, value in held.fields.items():
+        text = isinstance(value, str)
+        image.set_type(pyvips.GValue.gstr_type if text else blob, name, value)
+    return image
+
+
+def _exif_carrier(exif: bytes) -> Any:
+    """A picture of one pixel with this EXIF block."""
+    buffer = BytesIO()
+    PillowImage.new("L", (1, 1)).save(buffer, "PNG", exif=b"Exif\0\0" + exif)
+    return pyvips.Image.new_from_buffer(buffer.getvalue(), "")
+
+
+def _save_png(image: Any, place: Path, picture: Picture, how: How) -> None:
+    options = {"compression": 3, "filter": "sub", "keep": _kept(image, "PNG")}
+    options["bitdepth"] = 8 * picture.dtype.itemsize
+    chunks = b"".join(picture.metadata.chunks.values())
+    if not chunks:
+        image.pngsave(str(place), **options)
+        return
+    with place.open("wb") as file:
+        target = _ChunkTarget(file, chunks)
+        image.pngsave_target(target.vips, **options)
+    target.require_whole()
+
+
+class _ChunkTarget:
+    """A PNG on its way to a file, with more chunks right after its header."""
+
+    _HEADER = 33  # bytes: the mark and the header chunk
+
+    def __init__(self, file: BinaryIO, chunks: bytes) -> None:
+        self._file, self._chunks = file, chunks
+        self._start: bytes | None = b""
+        self._error: OSError | None = None
+        self.vips = pyvips.TargetCustom()
+        self.vips.on_write(self._write)
+
+    def require_whole(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _write(self, data: Any) -> int:
+        try:
+            self._put(bytes(data))
+        except OSError as error:
+            self._error = error
+            return 0
+        return len(data)
+
+    def _put(self, data: bytes) -> None:
+        if self._start is not None:
+            self._start += data
+            if len(self._start) < self._HEADER:
+                return
+            head, data = self._start[: self._HEADER], self._start[self._HEADER :]
+            self._file.write(head + self._chunks)
+            self._start = None
+        self._file.write(data)
+
+
+def _save_webp(image: Any, place: Path, picture: Picture, how: How) -> None:
+    keep = _kept(image, "WebP")
+    _to_8_bits(image).webpsave(str(place), lossless=True, exact=True, keep=keep)
+
+
+def _save_jpeg(image: Any, place: Path, picture: Picture, how: How) -> None:
+    keep = _kept(image, "JPEG") + "|iptc"
+    image = _to_8_bits(image)
+    if picture.has_alpha:
+        image = image.flatten(background=255)
+    image.jpegsave(str(place), Q=_QUALITY, keep=keep)
+
+
+def _save_tiff(image: Any, place: Path, picture: Picture, how: How) -> None:
+    pyramid = how.tiff == "pyramid"
+    options: dict[str, Any] = {"compression": "deflate", "predictor": "horizontal"}
+    options["keep"] = _kept(image, "TIFF")
+    if pyramid or picture.size.long_edge >= _TILE:  # readers take a much larger tile for damage
+        options |= {"tile": True, "tile_width": _TILE, "tile_height": _TILE}
+    if pyramid:
+        options |= {"pyramid": True, "subifd": True, "region_shrink": "mean"}
+    raw = picture.raw_bytes * (4 / 3 if pyramid else 1)
+    image.tiffsave(str(place), bigtiff=raw > _CLASSIC_TIFF, **options)
+    if picture.metadata.exif:
+        add_exif(place, picture.metadata.exif)  # libvips writes none
+
+
+def _save_deepzoom(image: Any, place: Path, picture: Picture, how: How) -> None:
+    image = _to_8_bits(image)
+    if picture.has_alpha:
+        image = image.flatten(background=255)
+    suffix = f".jpg[Q={_QUALITY}]"
+    name = str(place.with_suffix(""))  # libvips adds its own
+    image.dzsave(name, layout="dz", suffix=suffix, tile_size=254, overlap=1, keep="icc")
+
+
+_QUALITY = 95
+_SAVE: dict[Kind, Callable[[Any, Path, Picture, How], None]] = {
+    "PNG": _save_png,
+    "WebP": _save_webp,
+    "JPEG": _save_jpeg,
+    "TIFF": _save_tiff,
+    "DeepZoom": _save_deepzoom,
+}
+
+
+def _to_8_bits(image: Any) -> Any:
+    if image.format == "uchar":
+        return image
+    space = "b-w" if image.bands < 3 else "srgb"
+    return (image / 257).rint().cast("uchar").copy(interpretation=space)
+
+
+def _kept(image: Any, kind: Kind) -> str:
+    """libvips' list of metadata to write: without IPTC, for which it writes a broken TIFF tag.
+
+    It would make up an EXIF block for a picture without one. That is let happen only where nothing
+    else can hold the orientation or the resolution.
+    """
+    kept = ["xmp", "icc", "other"]
+    dpi = round(image.xres * 25.4)
+    orientation = image.get("orientation") if image.get_typeof("orientation") else 1
+    told = orientation != 1 or (kind == "WebP" and dpi not in (25, 72))
+    if told or image.get_typeof("exif-data"):
+        kept.append("exif")
+    return "|".join(kept)
+
+
+def save_png(path: Path, array: npt.NDArray[Any]) -> None:
+    """A preview: (3, h, w) floats in [0, 1] or uint8 -> an 8-bit RGB PNG, complete or not at all.
+
+    Raises RunError where it can't be written.
+    """
+    samples = array if array.dtype == np.uint8 else from_float(array, np.uint8)
+    with replacing(path) as temporary:
+        pixels = np.ascontiguousarray(samples.transpose(1, 2, 0))
+        PillowImage.fromarray(pixels).save(temporary, format="PNG")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A file or folder beside the target that takes its name, durably, if the block ends well; else
+    it goes.
+
+    Raises RunError for what the file system refuses.
+    """
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):  # by who was killed
+        _discard(left)
+    temporary = target.with_name(f".{target.name}.{uuid4().hex}.part{target.suffix}")
+    try:
+        temporary.touch(exist_ok=False)
+        yield temporary
+        for source, name in ((_tiles_of(temporary), _tiles_of(target)), (temporary, target)):
+            if source.exists():
+                _sync(source)
+                if name.is_dir():
+                    shutil.rmtree(name)
+                os.replace(source, name)
+        _sync(target.parent)
+    except OSError as error:
+        raise RunError(f"{target}: can't be written ({error.strerror or error})") from error
+    finally:
+        _discard(temporary)
+        _discard(_tiles_of(temporary))
+
+
+def _tiles_of(dzi: Path) -> Path:
+    """Where a DeepZoom picture has its tiles."""
+    return dzi.with_name(f"{dzi.stem}_files")
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Onto the disk; of a folder, all that is in it."""
+    for inside in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        descriptor = os.open(inside, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# ---------------------------------------------------------------- verifying
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How many of a written picture's pixels were compared, and how many there are."""
+
+    compared: int
+    pixels: int
+
+
+def verify(edited: Edited, target: Path, which: Verify = "sample") -> Verified:
+    """Compare a written picture with the source outside the mask and with the edit inside it.
+
+    ``sample``: all blocks that the mask meets and some far from it, where both files can be read
+    at random; otherwise, and for ``full``, every pixel, streamed. StoreError at the first
+    difference.
+    """
+    source, total = edited.picture, edited.picture.size.area
+    if which == "off" or kind_of(target) in _LOSSY:
+        return Verified(0, total)
+    written = Picture.open(target)
+    if written.stored_size != source.stored_size:
+        raise StoreError(f"{target}: has {written.size} pixels, wanted {source.size}")
+    if which == "sample" and source.random and written.random:
+        boxes = [*edited.blocks(), *_far_blocks(source.stored_size)]
+        for box in boxes:
+            _require_equal(edited.window(box), written.reader.window(box), target, box)
+        return Verified(sum(box.size.area for box in boxes), total)
+    pixel_bytes = (source.bands + source.has_alpha) * source.dtype.itemsize
+    rows = strip_rows(source.stored_size, pixel_bytes)
+    pairs = zip(edited.strips(rows), written.strips(rows), strict=True)
+    for (y, wanted), (_, got) in pairs:
+        _require_equal(wanted, got, target, Box(y, 0, y + len(wanted), wanted.shape[1]))
+    return Verified(total, total)
+
+
+def _far_blocks(size: Size) -> list[Box]:
+    """Blocks spread over a picture, the same ones each time."""
+    rng = np.random.default_rng(0)
+    side = min(256, *size.shape)
+    ys = rng.integers(0, size.height - side + 1, _SAMPLES)
+    xs = rng.integers(0, size.width - side + 1, _SAMPLES)
+    return [Box(y, x, y + side, x + side) for y, x in zip(ys.tolist(), xs.tolist(), strict=True)]
+
+
+def _require_equal(wanted: Samples, got: Samples, target: Path, box: Box) -> None:
+    if got.shape[-1] > wanted.shape[-1] and wanted.shape[-1] < 3:  # WebP's three equal colours
+        grey = np.repeat(wanted[..., :1], 3, axis=-1)
+        wanted = np.concatenate([grey, wanted[..., 1:]], axis=-1)
+    if not np.array_equal(wanted, got):
+        raise StoreError(f"{target}: what was written differs from what was to be, in {box}")
