@@ -55,7 +55,7 @@ class Sleeper:
         self, order: Order | None, attempt: Attempt, *, beat: Beat, team: Any = None
     ) -> dict[str, Any]:
         if order is None:
-            import msbd_dist.batch.worker
+            import msbd_dist.batch.record
             import msbd_dist.dist.collective  # noqa: F401  as gangs will
 
             return Ledger.mark(self._files / "warm", str(os.getpid()), {})

@@ -17,7 +17,7 @@ from typing import Any
 
 from msbd_dist.batch.manifest import read_manifest
 from msbd_dist.batch.run import run_manifest
-from msbd_dist.canvas import images, lease
+from msbd_dist.canvas import lease
 from msbd_dist.canvas.files import LocalFiles, UrlFiles
 
 
@@ -40,7 +40,7 @@ def main(manifest: str, out: str, moment: str, pattern: str) -> int:
         for name in ("write", "create", "put"):
             real = getattr(kind, name)
             setattr(kind, name, deadly(real, lambda files, path, _: f"{files.url}/{path}"))
-    images.os.replace = deadly(os.replace, lambda _, target: str(target))  # type: ignore[attr-defined]
+    os.replace = deadly(os.replace, lambda _, target: str(target))  # of pictures and of chunks
     return run_manifest(read_manifest(Path(manifest)), out, executor="serial").exit_code
 
 

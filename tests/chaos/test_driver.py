@@ -21,13 +21,16 @@ WRITES = [
     "run.json",
     "lease/*.json",
     "star/edit.json",
+    "canvas.zarr/mask/*/c/0/0",
     "ledger/ingest.json",
     "ledger/0-denoise-0.json",
     "ledger/0-fit-0.json",
     "ledger/1-decode-0.json",
     "previews/stage-1.png",
+    "2/latents/*/c/1/0/0/0",
     "ledger/2-denoise-2.json",
     "tuned-2-*.safetensors",
+    "2/canvas/*/c/0/0/0",
     "ledger/2-compose-*.json",
     "star/output.png",
     "ledger/export.json",
@@ -63,6 +66,7 @@ def test_a_driver_killed_at_every_kind_of_write_loses_nothing(
     assert killed >= len(WRITES) - 2
     assert digests(out) == quiet_one
     assert not broken_promises(out)
+    assert not [path for path in Path(out).rglob("*.part*") if "://" not in out]
 
 
 PHASES = ["0-denoise-0", "0-fit-0", "1-denoise-0", "2-denoise-1", "2-fit-0", "2-compose-*"]
