@@ -18,6 +18,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -45,7 +46,7 @@ _DRAWN = TypeAdapter(Drawn)
 _FIELDS: dict[str, Any] = {  # types, or the words to choose from
     "id": str, "image": str, "prompt": str, "negative_prompt": str,
     "seed": int, "output": str, "tiff": get_args(TiffWay), "ome_zarr": get_args(OmeVersion),
-    "allow_loss": bool,
+    "allow_loss": bool, "in_place": bool,
 }  # fmt: skip
 
 
@@ -319,8 +320,11 @@ def _translated(error: ValidationError, where: Place, at: At) -> MsbdError:
 
 def check_outputs(edits: tuple[EditSpec, ...], where: Place) -> None:
     """Refuse an output that would replace a picture or mask that any edit reads."""
-    read = {path for edit in edits for path in (edit.image, edit.mask)}
+    read = Counter(path for edit in edits for path in (edit.image, edit.mask))
     for index, edit in enumerate(edits):
+        if edit.in_place and (edit.output or read[edit.image] > 1):
+            got = "has an output too" if edit.output else f"{edit.image} is read by another edit"
+            raise where.error(("edits", index, "in_place"), got, "write a copy, or edit it alone")
         if edit.output in read:
             raise where.error(
                 ("edits", index, "output") if where.file else ("output",),

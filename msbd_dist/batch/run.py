@@ -219,6 +219,7 @@ def life(
 
     export = partial(steps.export, edit, still_ours, write_row, verify, tell)
     yield [*shown, steps.Chore(edit, "export", export)]
+    edit.work.remove("journal")
 
 
 @dataclass

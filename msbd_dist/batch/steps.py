@@ -49,7 +49,7 @@ from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors
 from msbd_dist.canvas.images import Picture, from_float, to_float
 from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.masks import Mask, feather, read_mask
-from msbd_dist.canvas.ome import is_zarr
+from msbd_dist.canvas.ome import OmeReader, is_zarr, patch_in_place
 from msbd_dist.canvas.places import content_digest, is_url
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.shapes import Shapes
@@ -64,7 +64,7 @@ from msbd_dist.models.card import Card
 
 log = logging.getLogger(__name__)
 
-WRITTEN = ("id", "output", "tiff", "ome_zarr", "allow_loss")  # they change no pixel
+WRITTEN = ("id", "output", "tiff", "ome_zarr", "allow_loss", "in_place")  # they change no pixel
 BAND_BYTES = 64 << 20  # of a picture that is taken in, at a time
 PART = Size(1024, 1024)  # pixels that are pasted together
 
@@ -130,6 +130,8 @@ class Edit:
 def target_of(spec: EditSpec, files: Files, picture: Picture) -> str:
     """Where an edit's finished picture goes: a local path or URL; by default in the run directory,
     as the kind of file that the image is, or as PNG."""
+    if spec.in_place:
+        return spec.image
     suffix = {"TIFF": ".tif", "OME-Zarr": ".ome.zarr"}.get(picture.kind.split()[0], ".png")
     return spec.output or f"{files.url}/output{suffix}"
 
@@ -214,7 +216,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         seed=drawn if spec.seed is None else spec.seed,
         plan=plan,
         dtype=str(picture.dtype),
-        inputs=inputs,
+        inputs=earlier.inputs if earlier else inputs,
         models=models.spec,
         weights=models.weights,
         direct=picture.random and (isinstance(files, LocalFiles) or is_url(spec.image)),
@@ -236,6 +238,8 @@ def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
     ImageError or RunError in one line; what is lost and may be is logged.
     """
     how = how_of(spec)
+    if spec.in_place and not isinstance(picture.reader, OmeReader):
+        raise ImageError(f"{spec.image}: is a {picture.kind}; only an OME-Zarr is edited in place")
     if not is_url(target):
         require_writable(Path(target))
     check_target(picture, target, how)
@@ -290,10 +294,25 @@ def _earlier(
         record = load_edit(files)
     except (FileNotFoundError, ValueError):
         return None
-    same = record.weights == models.weights and record.inputs == inputs
+    same = record.weights == models.weights
+    same = same and (record.inputs == inputs or _is_in_place(spec, files, record, inputs))
     written = {name: getattr(spec, name) for name in WRITTEN}
     same = same and replace(record.spec, **written) == spec
     return replace(record, spec=spec) if same and record.schema == SCHEMA else None
+
+
+def _is_in_place(spec: EditSpec, files: Files, record: EditRecord, inputs: dict[str, str]) -> bool:
+    """Whether an image differs from what an edit began with because it is edited in place: done,
+    or interrupted; then what it was is in the journal, and put back before it is edited again."""
+    if not spec.in_place or record.inputs["mask"] != inputs["mask"]:
+        return False
+    done = ledger_of(files, record).get("export")
+    return done["sha256"] == inputs["image"] if done else bool(journal_of(files, record).names())
+
+
+def journal_of(files: Files, record: EditRecord) -> Files:
+    """Where the original chunks are of an image that is edited in place, until that is done."""
+    return files / record.key / "journal"
 
 
 @dataclass(frozen=True)
@@ -382,6 +401,9 @@ def export(
     edited = Edited(edit.picture, plan.bbox, patch, patch, told)
     facts: Facts = {"output": edit.target, "how": repr(edit.how)}
 
+    if edit.record.spec.in_place:
+        return facts | edit_in_place(edit, edited, still_ours, show)
+
     def before(place: Path) -> None:
         facts["changed_samples"] = patch.changed  # up to here each was asked for once
         found = verify(replace(edited, tell=partial(tell, edit.id, "comparing")), place, which)
@@ -402,6 +424,34 @@ def export(
             write_edited(edited, target, edit.how, before=before)
             open_files(folder).put(name, target)
     return facts | {"sha256": content_digest(edit.target)}
+
+
+def edit_in_place(
+    edit: Edit,
+    edited: Edited,
+    still_ours: Callable[[], None],
+    show: Callable[[Edit, Edited], None],
+) -> Facts:
+    """Change the chunks of an OME-Zarr that the edit meets; their originals are in the journal."""
+    image, journal = edit.record.spec.image, journal_of(edit.files, edit.record)
+    begun = bool(journal.names())
+    if not begun and content_digest(image) != edit.record.inputs["image"]:
+        raise ImageError(f"{image}: was changed during the run; run it again")
+    if not begun:  # else it shows half of the edit already
+        show(edit, edited)
+    still_ours()
+    reader, patch = edited.picture.reader, edited.patch
+    assert isinstance(reader, OmeReader)
+    assert isinstance(patch, Patch)
+    patch.changed = 0  # what was shown does not count
+    counts = patch_in_place(reader, list(edited.blocks()), edited.window, journal.url)
+    log.info("edit %s: %d chunks of %s written", edit.id, counts.written, image)
+    return {
+        "changed_samples": patch.changed,
+        "compared": 0,
+        "pixels": edited.picture.size.area,
+        "sha256": content_digest(image),
+    }
 
 
 class Patch:

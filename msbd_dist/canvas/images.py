@@ -190,21 +190,10 @@ class Picture:
     def strips(self, rows: int = 512) -> Iterator[tuple[int, Samples]]:
         """The stored picture from top to bottom, decoded once: (y, (h, W, bands + alpha)).
 
-        Not turned upright. Raises ImageError at the first damaged strip.
+        Not turned upright. Raises ImageError at the first damaged strip. JPEG and WebP carry no
+        checksum: a changed byte in them is found only where it breaks the code.
         """
         return self.reader.strips(rows)
-
-    def check(self) -> None:
-        """Decode everything once, streaming. Raises ImageError for a damaged or cut-off file.
-
-        JPEG and WebP carry no checksum: a changed byte in them is found only where it breaks the
-        code. PNG finds every one.
-        """
-        if isinstance(self.reader, VipsReader):
-            self.reader.check()
-        else:
-            for _ in self.strips():
-                pass
 
     def stored_box(self, box: Box) -> Box:
         """Where a box of the upright picture lies in the stored one."""

@@ -23,12 +23,12 @@ def is_url(place: str) -> bool:
 def content_digest(place: str) -> str:
     """Names what is at a path or URL; FileNotFoundError where nothing is.
 
-    SHA-256 of a file. Of a folder, and of what is behind a URL, that of all names, sizes and times
-    of change (or the store's own tags of content): to read it all would take too long.
+    SHA-256 of a file, and of a folder that of all names and files. Of what is behind a URL, that
+    of all names, sizes and times of change (or the store's own tags of content): to read it all
+    would take too long.
     """
     if not is_url(place) and not os.path.isdir(place):
-        with Path(place).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return _sha256(Path(place))
     digest = hashlib.sha256()
     for name, size, changed in sorted(_listing(place)):
         digest.update(f"{name} {size} {changed}\n".encode())
@@ -39,16 +39,23 @@ def stored_bytes(place: str) -> int:
     """What is at a path or URL takes."""
     if not is_url(place) and not os.path.isdir(place):
         return os.stat(place).st_size
-    return sum(size for _, size, _ in _listing(place))
+    if is_url(place):
+        return sum(size for _, size, _ in _listing(place))
+    return sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listing(place: str) -> list[tuple[str, int, str]]:
+    """The files below a place: name, size, and what changes with the content."""
     if not is_url(place):
         return [
-            (str(path.relative_to(place)), status.st_size, str(status.st_mtime_ns))
+            (str(path.relative_to(place)), path.stat().st_size, _sha256(path))
             for path in Path(place).rglob("*")
             if path.is_file()
-            for status in (path.stat(),)
         ]
     with store_errors(place):
         system, path = fsspec.url_to_fs(place, use_listings_cache=False)

@@ -94,11 +94,6 @@ class VipsReader:
                 data = region.fetch(0, y, image.width, height)
             yield y, self._array(data, height, image.width)
 
-    def check(self) -> None:
-        """Decode everything once, streaming. Raises ImageError for a damaged or cut-off file."""
-        with damage(self.path):
-            _load(self.path, self.kind, access="sequential").avg()
-
     @cached_property
     def _image(self) -> Any:
         return _load(self.path, self.kind, access="random")

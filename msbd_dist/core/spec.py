@@ -178,4 +178,5 @@ class EditSpec:
     tiff: TiffWay = "auto"  # a .tif: copy on write, anew, anew with a pyramid
     ome_zarr: OmeVersion | None = None  # of a .zarr; None: the image's, or 0.5
     allow_loss: bool = False  # write formats that can't hold all that the image has
+    in_place: bool = False  # change the image itself, an OME-Zarr
     method: Method = field(default_factory=Method)
