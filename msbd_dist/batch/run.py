@@ -39,7 +39,7 @@ from msbd_dist.canvas.export import Verify
 from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.lease import Lease, LeaseLost
 from msbd_dist.canvas.ledger import Facts
-from msbd_dist.core.plan import Task
+from msbd_dist.core.plan import Stage, Task
 from msbd_dist.core.spec import EditSpec
 from msbd_dist.dist.executor import Executor, Outcome, SerialExecutor
 from msbd_dist.errors import ClusterError, FullError, InputError, ModelError, MsbdError, RunError
@@ -210,6 +210,7 @@ def life(
     yield chore("ingest", partial(steps.ingest, edit, tell))
     shown: Wave = []
     for stage in plan.stages:
+        refit_where_needed(edit, stage)
         for wave in plan.waves(edit.id, stage):
             yield [*shown, *(task for task in wave if task.name not in ledger)]
             shown = []
@@ -220,6 +221,16 @@ def life(
     export = partial(steps.export, edit, still_ours, write_row, verify, tell)
     yield [*shown, steps.Chore(edit, "export", export)]
     edit.work.remove("journal")
+
+
+def refit_where_needed(edit: steps.Edit, stage: Stage) -> None:
+    """A fit whose weights are gone counts as not done while a task of its stage still needs them:
+    they are removed when the stage is done, and a marker may be lost after that."""
+    fit = edit.ledger.get(f"{stage.index}-fit-0")
+    waves = edit.record.plan.waves(edit.id, stage)
+    left = [t for wave in waves for t in wave if t.kind == "decode" and t.name not in edit.ledger]
+    if fit and left and tuned_name(stage, fit["attempt"]) not in edit.work.names():
+        edit.ledger.forget(f"{stage.index}-fit-0")
 
 
 @dataclass

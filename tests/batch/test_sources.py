@@ -1,4 +1,4 @@
-"""Edits of pictures in files of every kind, where they are, by masks of every kind."""
+"""Edits of pictures in files of every kind, where they are, by masks of every kind; what is lost."""
 
 from __future__ import annotations
 
@@ -219,3 +219,20 @@ def test_what_another_edit_reads_is_not_edited_in_place(pictures: Path, tmp_path
     edits = [{"image": "image.ome.zarr", "in_place": True}, {"image": "image.ome.zarr"}]
     with pytest.raises(ManifestError, match="read by another edit"):
         run(pictures, tmp_path / "out", *edits)
+
+
+# ---------------------------------------------------------------- markers that are lost
+
+
+def test_a_decode_that_is_lost_after_its_stage_was_done_is_made_again(
+    pictures: Path, tmp_path: Path
+) -> None:
+    edit = {"decoder_optimization": True}
+    (first,) = run(pictures, tmp_path / "out", edit).edits
+    before = samples_of(first.output)
+    (marker,) = (tmp_path / "out").glob("*/*/ledger/2-decode-0.json")
+    marker.write_text(marker.read_text()[:20])
+    Path(str(first.output)).unlink()
+    (again,) = run(pictures, tmp_path / "out", edit).edits
+    assert again.error is None
+    assert np.array_equal(samples_of(again.output), before)
