@@ -14,6 +14,7 @@ import hashlib
 import resource
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -135,6 +136,9 @@ def tuned_name(stage: Stage, attempt: str) -> str:
 
 def peak_memory_mb() -> int:
     """Highest resident memory of this process so far, in MB."""
+    with suppress(OSError):  # getrusage counts what the process was forked from
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 

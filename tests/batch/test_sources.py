@@ -1,4 +1,4 @@
-"""Edits of pictures in files of every kind, where they are, by masks of every kind; what is lost."""
+"""Edits of pictures in files of every kind, where they are, by masks of every kind."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ def test_another_format_of_a_finished_edit_is_only_written(pictures: Path, tmp_p
     assert run(pictures, out, {**again, "tiff": "plain"}).edits[0].state == "done"
 
 
+@pytest.mark.long
 def test_pictures_may_be_read_from_a_store_and_written_to_it(
     pictures: Path, tmp_path: Path, s3_server: None
 ) -> None:
@@ -174,6 +175,7 @@ def test_an_ome_zarr_may_be_edited_in_place_once(pictures: Path, tmp_path: Path)
     assert not list((tmp_path / "out").glob("*/*/journal"))
 
 
+@pytest.mark.long
 def test_an_edit_in_place_that_was_interrupted_goes_on(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

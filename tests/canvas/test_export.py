@@ -245,9 +245,10 @@ def test_what_is_not_edited_is_copied_as_it_is_compressed(tmp_path: Path, kind: 
 # ---------------------------------------------------------------- memory and leftovers
 
 STREAM = """
-import resource, sys
+import sys
 from pathlib import Path
 import numpy as np
+from msbd_dist.batch.record import peak_memory_mb
 from msbd_dist.canvas.export import Edited, How, memory_bytes, verify, write_edited
 from msbd_dist.canvas.images import Picture
 from msbd_dist.core.geometry import Box
@@ -261,11 +262,10 @@ def patch(box):
 
 picture, target = Picture.open(sys.argv[1]), Path(sys.argv[2])
 edited = Edited(picture, Box(100, 10, picture.size.height - 10, 5000), patch, All())
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory_mb()
 write_edited(edited, target, How(allow_loss=True))
 verify(edited, target, "full")
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(grown * 1024, memory_bytes(picture, target))
+print((peak_memory_mb() - before) << 20, memory_bytes(picture, target))
 """
 
 
