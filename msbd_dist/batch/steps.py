@@ -384,7 +384,7 @@ def export(
     show: Callable[[Edit, Edited], None],
     which: Verify,
     tell: Tell,
-    _: str,
+    attempt: str,
 ) -> Facts:
     """Paste the final stage into the picture, write it and compare it; returns facts.
 
@@ -416,7 +416,7 @@ def export(
     if not is_url(edit.target):
         target = Path(edit.target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_edited(edited, target, edit.how, before=before)
+        write_edited(edited, target, edit.how, before=before, attempt=attempt)
     else:
         folder, name = edit.target.rsplit("/", 1)
         with tempfile.TemporaryDirectory() as temporary:

@@ -281,6 +281,7 @@ def write_edited(
     how: How,
     *,
     before: Callable[[Path], None] = lambda _: None,
+    attempt: str = "0.0",
 ) -> None:
     """The edited picture as a new file or folder at ``target``, in the format of its suffix.
 
@@ -289,11 +290,13 @@ def write_edited(
     in memory whole, everything else as a few rows or blocks.
 
     It appears under its name complete or not at all; ``before`` is called right before with the
-    place where it is, and what it raises leaves everything as it was. Raises ImageError for a
-    target that can't be written or a damaged source, RunError where the target can't be written.
+    place where it is, and what it raises leaves everything as it was. ``attempt``: two numbers;
+    what attempts with smaller ones left behind, when they were killed, is swept up. Raises
+    ImageError for a target that can't be written or a damaged source, RunError where the target
+    can't be written.
     """
     check_target(edited.picture, target, how)
-    with replacing(target) as temporary:
+    with replacing(target, attempt) as temporary:
         _write(edited, temporary, target, how)
         before(temporary)
 
@@ -510,15 +513,17 @@ def save_png(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path, attempt: str = "0.0") -> Iterator[Path]:
     """A file or folder beside the target that takes its name, durably, if the block ends well; else
     it goes.
 
     Raises RunError for what the file system refuses.
     """
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):  # by who was killed
-        _discard(left)
-    temporary = target.with_name(f".{target.name}.{uuid4().hex}.part{target.suffix}")
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
+        if _numbers(left.name.removeprefix(f".{target.name}.")) < _numbers(attempt):
+            _discard(left)
+    name = f".{target.name}.{attempt}.{uuid4().hex}.part{target.suffix}"
+    temporary = target.with_name(name)
     try:
         temporary.touch(exist_ok=False)
         yield temporary
@@ -534,6 +539,10 @@ def replacing(target: Path) -> Iterator[Path]:
     finally:
         _discard(temporary)
         _discard(_tiles_of(temporary))
+
+
+def _numbers(attempt: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in attempt.split(".")[:2])
 
 
 def _tiles_of(dzi: Path) -> Path:

@@ -289,15 +289,16 @@ def test_memory_does_not_grow_with_the_picture_s_rows(
     assert grown[1] < 1.3 * grown[0] + (64 << 20)
 
 
-def test_what_a_killed_writer_left_is_swept_up(tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_is_swept_up_but_nothing_of_a_later_one(tmp_path: Path) -> None:
     make(tmp_path / "a.png", noise(8, 3), None)
-    (tmp_path / ".b.png.0123.part.png").write_bytes(b"half")
-    (tmp_path / ".b.png.4567.part_files").mkdir()
-    (tmp_path / ".bb.png.0123.part.png").write_bytes(b"another's")
-    write_edited(edit_of(Picture.open(tmp_path / "a.png")), tmp_path / "b.png", How())
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        ".bb.png.0123.part.png", "a.png", "b.png",
-    ]  # fmt: skip
+    (tmp_path / ".b.png.2.9.0123.part.png").write_bytes(b"half")
+    (tmp_path / ".b.png.3.1.4567.part_files").mkdir()
+    later = [".b.png.10.1.89ab.part.png", ".bb.png.1.1.0123.part.png"]
+    for name in later:
+        (tmp_path / name).write_bytes(b"another's")
+    edited = edit_of(Picture.open(tmp_path / "a.png"))
+    write_edited(edited, tmp_path / "b.png", How(), attempt="3.2")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [*later, "a.png", "b.png"]
 
 
 # ---------------------------------------------------------------- lossy and limited formats

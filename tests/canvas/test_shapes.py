@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msbd_dist.canvas.shapes import Ring, Shapes
@@ -50,6 +50,7 @@ def inside(x: Fraction, y: Fraction, polygon: list[Ring]) -> bool:
 corners = st.tuples(st.integers(-4, 12), st.integers(-4, 12))
 
 
+@settings(max_examples=40)
 @given(st.lists(st.lists(corners, min_size=3, max_size=6, unique=True), min_size=1, max_size=3))
 def test_a_pixel_is_inside_when_its_centre_is(polygon: Any) -> None:
     half = Fraction(1, 2)
