@@ -522,8 +522,7 @@ def replacing(target: Path, attempt: str = "0.0") -> Iterator[Path]:
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
         if _numbers(left.name.removeprefix(f".{target.name}.")) < _numbers(attempt):
             _discard(left)
-    name = f".{target.name}.{attempt}.{uuid4().hex}.part{target.suffix}"
-    temporary = target.with_name(name)
+    temporary = target.with_name(f".{target.name}.{attempt}.{uuid4().hex}.part{target.suffix}")
     try:
         temporary.touch(exist_ok=False)
         yield temporary
