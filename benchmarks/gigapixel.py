@@ -157,26 +157,28 @@ class Watch:
 # --- sources ---
 
 
+PERIOD = 1024  # pixels after which the noise begins again
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A picture without end: a drawn one in the middle of noise on a slope."""
 
     side: int
     middle: np.ndarray
+    noise: np.ndarray
 
     @classmethod
     def of(cls, side: int) -> Drawn:
         scene = Scene(size=Size(2048, 2048), background=Background("grass"), seed=1, unit=1400.0)
-        return cls(side, render(scene))
+        noise = np.random.default_rng(1).integers(0, 16, (PERIOD, PERIOD, 3), np.uint8)
+        return cls(side, render(scene), noise)
 
     def window(self, box: Box) -> np.ndarray:
         """(h, w, 3) uint8; the same pixels in any window."""
-        ys = np.arange(box.y0, box.y1)[:, None]
-        xs = np.arange(box.x0, box.x1)[None]
+        ys, xs = np.arange(box.y0, box.y1)[:, None], np.arange(box.x0, box.x1)[None]
         slope = (ys * 200 // self.side + xs * 30 // self.side).astype(np.uint8)
-        noise = ((ys * 7919 + xs * 104729 + (ys ^ xs) * 31) >> 3 & 15).astype(np.uint8)
-        grey = slope + noise
-        pixels = np.stack([grey, grey + 5, grey // 2], -1)
+        pixels = self.noise[ys % PERIOD, xs % PERIOD] + slope[..., None]
         start = (self.side - 2048) // 2
         inner = Box(start, start, start + 2048, start + 2048)
         common = box.intersection(inner)
@@ -186,10 +188,10 @@ class Drawn:
 
 
 def make_source(folder: Path, source: str, side: int) -> None:
-    drawn, size = Drawn.of(side), Size(side, side)
+    drawn = Drawn.of(side)
     if source == "ome-zarr":
         write_ome(
-            folder / SOURCES[source], size, np.dtype(np.uint8), 3, False, Metadata(),
+            folder / SOURCES[source], Size(side, side), np.dtype(np.uint8), 3, False, Metadata(),
             drawn.window, name="source",
         )  # fmt: skip
         return
@@ -202,7 +204,7 @@ def make_source(folder: Path, source: str, side: int) -> None:
     tifffile.imwrite(
         tiff, tiles, shape=(side, side, 3), dtype=np.uint8, photometric="rgb", tile=(TILE, TILE),
         compression="zlib", compressionargs={"level": 1}, predictor=True, bigtiff=True,
-        metadata=None,
+        metadata=None, maxworkers=2,
     )  # fmt: skip
     if source != "tiff":
         image = pyvips.Image.new_from_file(str(tiff), access="sequential")
