@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias, cast
@@ -421,14 +422,39 @@ def _of_image(page: Page, data: bytes, box: Box) -> Samples:
 _CACHE = 64 << 20  # bytes
 
 
+class _Kept:
+    """Decoded segments of all pages of this process: the last used ones, 64 MB or a single one."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._segments: OrderedDict[tuple[int, int], Samples] = OrderedDict()
+        self._size = 0  # bytes
+
+    def get(self, key: tuple[int, int]) -> Samples | None:
+        with self._lock:
+            if key in self._segments:
+                self._segments.move_to_end(key)
+            return self._segments.get(key)
+
+    def put(self, key: tuple[int, int], segment: Samples) -> None:
+        with self._lock:
+            if key not in self._segments:  # another thread may have been here
+                self._segments[key] = segment
+                self._size += segment.nbytes
+            while self._size > _CACHE and len(self._segments) > 1:
+                self._size -= self._segments.popitem(last=False)[1].nbytes
+
+
+_kept = _Kept()
+_serial = count()
+
+
 class Segments:
-    """A page's decoded segments; the last used ones are kept, at most 64 MB or a single one."""
+    """A page's segments, decoded when they are asked for."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        self._lock = Lock()
-        self._kept: OrderedDict[int, Samples] = OrderedDict()
-        self._size = 0  # of what is kept, in bytes
+        self._serial = next(_serial)  # names it among all
 
     def window(self, box: Box) -> Samples:
         """(h, w, samples) of a box inside the picture, as stored. ImageError for damage."""
@@ -448,26 +474,20 @@ class Segments:
         return window
 
     def _segment(self, number: int, where: Box) -> Samples:
-        with self._lock:
-            if number in self._kept:
-                self._kept.move_to_end(number)
-                return self._kept[number]
-        segment = self._decoded(number, where)
-        with self._lock:
-            if number not in self._kept:  # another thread may have been here
-                self._kept[number] = segment
-                self._size += segment.nbytes
-            while self._size > _CACHE and len(self._kept) > 1:
-                self._size -= self._kept.popitem(last=False)[1].nbytes
+        key = (self._serial, number)
+        segment = _kept.get(key)
+        if segment is None:
+            segment = self._decoded(number, where)
+            _kept.put(key, segment)
         return segment
 
     def _decoded(self, number: int, where: Box) -> Samples:
         page = self.page
-        count = int(page.counts[number])
-        if not count:  # never written
+        length = int(page.counts[number])
+        if not length:  # never written
             return np.full((where.height, where.width, page.depth), page.empty, page.dtype)
         try:
-            return decode(page, page.tags.file.read(int(page.offsets[number]), count), where)
+            return decode(page, page.tags.file.read(int(page.offsets[number]), length), where)
         except (MemoryError, OSError):
             raise
         except Exception as error:  # codecs have errors of their own

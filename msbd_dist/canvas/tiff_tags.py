@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -61,35 +61,42 @@ def open_bytes(path: str) -> Bytes:
 
 
 class LocalBytes:
-    """A file on this machine."""
+    """A file on this machine, opened for each access: a run may have thousands of them."""
 
     def __init__(self, path: str | Path, *, write: bool = False) -> None:
         self.name = str(path)
-        self._file = os.open(path, os.O_RDWR if write else os.O_RDONLY)
+        self._mode = os.O_RDWR if write else os.O_RDONLY
         if os.path.isdir(path):
             raise IsADirectoryError(self.name)
-        self.size = os.fstat(self._file).st_size
+        with self.opened() as file:
+            self.size = os.fstat(file).st_size
 
-    def __del__(self) -> None:
-        with suppress(AttributeError, OSError):
-            os.close(self._file)
+    @contextmanager
+    def opened(self) -> Iterator[int]:
+        file = os.open(self.name, self._mode)
+        try:
+            yield file
+        finally:
+            os.close(file)
 
     def read(self, at: int, length: int) -> bytes:
         _require(at, length, self.size)
         parts = []
-        while length:
-            part = os.pread(self._file, min(length, 1 << 30), at)
-            if not part:
-                raise Damaged("it became shorter while it was read")
-            parts.append(part)
-            at, length = at + len(part), length - len(part)
+        with self.opened() as file:
+            while length:
+                part = os.pread(file, min(length, 1 << 30), at)
+                if not part:
+                    raise Damaged("it became shorter while it was read")
+                parts.append(part)
+                at, length = at + len(part), length - len(part)
         return b"".join(parts) if len(parts) != 1 else parts[0]
 
     def write(self, at: int, data: bytes) -> None:
         """All of it; the file grows where it must."""
         done = 0
-        while done < len(data):
-            done += os.pwrite(self._file, data[done:], at + done)
+        with self.opened() as file:
+            while done < len(data):
+                done += os.pwrite(file, data[done:], at + done)
         self.size = max(self.size, at + len(data))
 
     def copy_to(self, other: LocalBytes) -> None:
@@ -99,7 +106,8 @@ class LocalBytes:
         while done < self.size:
             try:
                 length = min(self.size - done, 1 << 30)
-                moved = os.copy_file_range(self._file, other._file, length, done, done)
+                with self.opened() as source, other.opened() as target:
+                    moved = os.copy_file_range(source, target, length, done, done)
             except OSError:  # not between these two file systems; a full disk is told by the other
                 moved = 0
             if not moved:
@@ -111,7 +119,8 @@ class LocalBytes:
 
     def sync(self) -> None:
         """Wait until the disk has it."""
-        os.fsync(self._file)
+        with self.opened() as file:
+            os.fsync(file)
 
 
 _BLOCK = 1 << 20
