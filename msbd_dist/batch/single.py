@@ -35,6 +35,10 @@ def edit_manifest(
     ``settings`` the method's as KEY=VALUE. ManifestError where a key or value is wrong.
     """
     where = Place(None, {})
+    if "://" in str(output):
+        raise where.error(
+            ("output",), f"{output} is a URL", "give a path, or write a manifest for `msbd run`"
+        )
     values = {
         "id": "edit",
         "image": _text(image),

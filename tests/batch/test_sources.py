@@ -13,15 +13,17 @@ import tifffile
 from PIL import Image
 from quick import FAST, draw_inputs, manifest_of
 
-from msbd_dist.batch import steps
+from msbd_dist.batch import steps, worker
 from msbd_dist.batch.record import load_edit
 from msbd_dist.batch.run import RunResult, run_manifest
+from msbd_dist.batch.single import edit_manifest
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ome import write_ome
 from msbd_dist.canvas.reader import Metadata
 from msbd_dist.core.geometry import Box, Size
-from msbd_dist.errors import RunError
+from msbd_dist.core.spec import ModelSpec
+from msbd_dist.errors import ImageError, ManifestError, RunError
 
 FASTEST = {**FAST, "decoder_optimization": False, "samples": 1}
 
@@ -137,6 +139,19 @@ def test_an_image_that_changes_during_the_run_is_refused(
     assert not (tmp_path / "b.tif").exists()
 
 
+def test_an_image_that_a_worker_can_t_see_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"no such file; this is what the worker on .* says"):
+        worker._source(str(tmp_path / "scan.tif"))
+
+
+def test_one_edit_is_not_written_to_a_url(pictures: Path) -> None:
+    with pytest.raises(ManifestError, match="is a URL; give a path"):
+        edit_manifest(
+            pictures / "image.png", pictures / "mask.png", "", output="s3://a/b.png",
+            models=ModelSpec(),
+        )  # fmt: skip
+
+
 def test_a_disk_without_room_is_told_before_any_work(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,8 +231,6 @@ def test_only_an_ome_zarr_is_edited_in_place(pictures: Path, tmp_path: Path, ima
 
 
 def test_what_another_edit_reads_is_not_edited_in_place(pictures: Path, tmp_path: Path) -> None:
-    from msbd_dist.errors import ManifestError
-
     edits = [{"image": "image.ome.zarr", "in_place": True}, {"image": "image.ome.zarr"}]
     with pytest.raises(ManifestError, match="read by another edit"):
         run(pictures, tmp_path / "out", *edits)
