@@ -112,7 +112,7 @@ class _Drive(Drive):
 
     def _hand_out(self, edit: steps.Edit, work: Any) -> None:
         if isinstance(work, steps.Chore):
-            work = steps.Chore(edit, work.name, lambda _: {})
+            work = steps.Chore(edit, work.name, lambda _: {"compared": 0, "pixels": 0})
         super()._hand_out(edit, work)
 
 

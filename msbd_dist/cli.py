@@ -529,6 +529,9 @@ def _say(where: Console, result: EditResult) -> None:
     elif result.state == "kept":
         text, style = f"kept {result.id}: finished before, {result.output}", ""
     else:
-        text = f"done {result.id} in {result.seconds:.0f} s, seed {result.seed}: {result.output}"
+        text = (
+            f"done {result.id} in {result.seconds:.0f} s, seed {result.seed}: {result.output} "
+            f"({result.compared:,} of {result.pixels:,} pixels compared)"
+        )
         style = "green"
     where.print(text, style=style, markup=False, highlight=False)

@@ -107,6 +107,8 @@ class EditResult:
     error: MsbdError | None = None
     seconds: float = 0.0
     seed: int | None = None
+    compared: int = 0  # pixels of the output, with what they are to be
+    pixels: int = 0
 
 
 def versions_of(ledger: Ledger, plan: Plan, stage: Stage) -> Versions:

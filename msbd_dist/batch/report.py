@@ -91,6 +91,8 @@ def entry(out: Files, result: EditResult) -> dict[str, Any]:
         "scores": base["scores"],
         "chosen": base["chosen"],
         "changed_samples": ledger["export"]["changed_samples"],
+        "compared": ledger["export"]["compared"],
+        "pixels": ledger["export"]["pixels"],
         "sha256": ledger["export"]["sha256"],
         "models": base["models"],
     }

@@ -367,12 +367,15 @@ class Drive:
                     self._hand_out(edit, work)
         except StopIteration:
             del self._active[edit.id]
+            facts = edit.ledger["export"]
             yield EditResult(
                 id=edit.id,
                 state="done",
                 output=edit.target,
                 seconds=time.perf_counter() - running.started,
                 seed=edit.record.seed,
+                compared=facts["compared"],
+                pixels=facts["pixels"],
             )
         except Exception as error:  # whatever it is, it ends this edit alone
             yield self._fail(running, error)
