@@ -39,6 +39,7 @@ from msbd_dist.canvas.export import Verify
 from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.lease import Lease, LeaseLost
 from msbd_dist.canvas.ledger import Facts
+from msbd_dist.canvas.store import sweep
 from msbd_dist.core.plan import Stage, Task
 from msbd_dist.core.spec import EditSpec
 from msbd_dist.dist.executor import Executor, Outcome, SerialExecutor
@@ -221,6 +222,7 @@ def life(
     export = partial(steps.export, edit, still_ours, write_row, verify, tell)
     yield [*shown, steps.Chore(edit, "export", export)]
     edit.work.remove("journal")
+    sweep(edit.work)
 
 
 def refit_where_needed(edit: steps.Edit, stage: Stage) -> None:

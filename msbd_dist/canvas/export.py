@@ -28,6 +28,7 @@ import pyvips
 from PIL import Image as PillowImage
 
 from msbd_dist.canvas import ome, tiff_copy
+from msbd_dist.canvas.files import sync_folder
 from msbd_dist.canvas.images import Picture, from_float, width_x_height
 from msbd_dist.canvas.ome import OmeReader
 from msbd_dist.canvas.places import stored_bytes
@@ -532,7 +533,7 @@ def replacing(target: Path, attempt: str = "0.0") -> Iterator[Path]:
                 if name.is_dir():
                     shutil.rmtree(name)
                 os.replace(source, name)
-        _sync(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise RunError(f"{target}: can't be written ({error.strerror or error})") from error
     finally:

@@ -28,7 +28,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 from zarr.errors import ContainsArrayError
 
-from msbd_dist.canvas.files import Files
+from msbd_dist.canvas.files import Files, LocalFiles
 from msbd_dist.canvas.images import Picture, from_float, to_float
 from msbd_dist.core.compose import Bools, Floats, read_reflected
 from msbd_dist.core.geometry import Box
@@ -56,6 +56,13 @@ Versions = Mapping[str, Version]
 def canvas_group(work: Files) -> zarr.Group:
     """The arrays of an edit's canvas, made where there are none."""
     return zarr.open_group(work.zarr("canvas.zarr"), mode="a")
+
+
+def sweep(work: Files) -> None:
+    """Remove what killed writers left of chunks; for when nobody writes any more."""
+    if isinstance(work, LocalFiles):
+        for left in (work.path / "canvas.zarr").rglob("*.partial"):
+            left.unlink(missing_ok=True)
 
 
 class Canvas:

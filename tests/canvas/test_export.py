@@ -454,3 +454,22 @@ def test_a_preview_of_an_exif_block_is_not_needed_to_read_it(tmp_path: Path) -> 
         Image.fromarray(noise(8, 3)).save(buffer, "JPEG", exif=b"Exif\0\0" + exif_block())
         (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
     assert Picture.open(tmp_path / "a.jpg").metadata.exif == exif_block()
+
+
+def test_writing_leaves_alone_what_lies_beside_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "a.png", noise(8, 3), None)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/c.png").write_bytes(b"another's")
+    opened: list[str] = []
+    real = export.os.open  # type: ignore[attr-defined]
+
+    def noting(path: Any, *arguments: Any, **options: Any) -> int:
+        opened.append(str(path))
+        return int(real(path, *arguments, **options))
+
+    monkeypatch.setattr(export.os, "open", noting)  # type: ignore[attr-defined]
+    write_edited(edit_of(Picture.open(tmp_path / "a.png")), tmp_path / "b.png", How())
+    assert not [path for path in opened if "others" in path]
+    assert str(tmp_path) in opened  # the name lasts
