@@ -221,6 +221,11 @@ def life(
 
     export = partial(steps.export, edit, still_ours, write_row, verify, tell)
     yield [*shown, steps.Chore(edit, "export", export)]
+    tidy(edit)
+
+
+def tidy(edit: steps.Edit) -> None:
+    """Remove what a finished edit needs no more, and what killed processes left."""
     edit.work.remove("journal")
     sweep(edit.work)
 
@@ -421,6 +426,7 @@ def begin_edit(spec: EditSpec, out: Files, models: steps.Models) -> steps.Edit |
     except Exception as error:  # whatever it is, it ends this edit alone
         return failed(spec.id, error)
     if edit.is_finished:
+        tidy(edit)  # it may have been killed right before
         return EditResult(id=spec.id, state="kept", output=edit.target, seed=edit.record.seed)
     return edit
 
