@@ -43,7 +43,7 @@ from quick import FAST, draw_inputs
 WORKERS = 3
 GIVE_UP = 900.0  # seconds after which a run counts as stuck
 EDITS = {
-    "star": {"prompt": "a red star", "seed": 1, "decoder_steps": 60},  # work for gangs
+    "star": {"prompt": "a red star", "seed": 1, "decoder_steps": 25},
     "ring": {"prompt": "a blue ring", "seed": 2},
     "gone": {"prompt": "", "seed": 3, "decoder_optimization": False},
 }

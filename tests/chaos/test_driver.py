@@ -69,7 +69,8 @@ def test_a_driver_killed_at_every_kind_of_write_loses_nothing(
     assert not [path for path in Path(out).rglob("*.part*") if "://" not in out]
 
 
-PHASES = ["0-denoise-0", "0-fit-0", "1-denoise-0", "2-denoise-1", "2-fit-0", "2-compose-*"]
+# of one edit, in the order in which it reaches them
+PHASES = ["ingest", "0-denoise-0", "0-fit-0", "1-denoise-0", "2-denoise-2", "2-fit-0"]
 
 
 @pytest.mark.long
@@ -80,7 +81,7 @@ def test_a_driver_killed_in_each_phase_repeats_at_most_a_task_for_each_worker(
     for phase in PHASES:
         driver = run("driver.py", edits, out, str(workers))
         until = time.monotonic() + 240
-        while not list(out.glob(f"*/*/ledger/{phase}.json")) and driver.poll() is None:
+        while not list(out.glob(f"star/*/ledger/{phase}.json")) and driver.poll() is None:
             assert time.monotonic() < until
             time.sleep(0.05)
         driver.kill()
@@ -96,7 +97,7 @@ def test_a_driver_killed_in_each_phase_repeats_at_most_a_task_for_each_worker(
         begun[attempt.split(".")[0]].add(task)
     distinct = set().union(*begun.values())
     assert sum(map(len, begun.values())) - len(distinct) <= workers * len(PHASES)
-    assert len(begun) >= len(PHASES)
+    assert len(begun) >= len(PHASES) - 1  # the first may be killed before anything begins
 
 
 @pytest.mark.parametrize(
