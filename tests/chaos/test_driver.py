@@ -86,6 +86,8 @@ def test_a_driver_killed_in_each_phase_repeats_at_most_a_task_for_each_worker(
             time.sleep(0.05)
         driver.kill()
         driver.wait()
+        assert driver.stdout is not None
+        driver.stdout.close()
     last = run("driver.py", edits, out, str(workers))
     words, _ = last.communicate(timeout=300)
     assert last.returncode == 0, words
