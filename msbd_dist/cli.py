@@ -131,9 +131,7 @@ def edit(
     ],
     mask: Annotated[str, typer.Argument(help="Mask: white is edited, black is kept.")],
     prompt: Annotated[str, typer.Argument(help="What to paint; '' removes what is there.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help=".png, .tif, .ome.zarr, .webp ...")
-    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="A .png, .tif, .ome.zarr ...")],
     models: Models = None,
     seed: Annotated[
         int | None, typer.Option(help="Random seed; drawn and printed if left out.")
@@ -411,8 +409,8 @@ def _print_plan(found: Plan) -> None:
         )
     out_console.print(table)
     out_console.print(
-        f"region {found.stages[-1].region.size} px about mask {found.bbox}; "
-        f"at most {found.stored_bytes / 1e6:,.0f} MB stored; plan {found.digest}",
+        f"region {found.stages[-1].region.size} px about mask {found.bbox}; at most "
+        f"{found.stored_bytes / 1e6:,.0f} MB stored beside the picture; plan {found.digest}",
         markup=False,
         highlight=False,
     )

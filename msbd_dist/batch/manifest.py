@@ -240,11 +240,7 @@ def _typed(value: Any, key: str, where: Place, at: At) -> Any:
     wanted = _FIELDS[key]
     if value is None and key in ("seed", "output", "ome_zarr"):
         return value
-    if (
-        key in ("id", "ome_zarr")
-        and isinstance(value, (int, float))
-        and not isinstance(value, bool)
-    ):
+    if type(value) is {"id": int, "ome_zarr": float}.get(key):  # what YAML makes of 7 and of 0.5
         value = str(value)
     if isinstance(wanted, tuple):
         if value in wanted:

@@ -49,7 +49,7 @@ from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors
 from msbd_dist.canvas.images import Picture, from_float, to_float
 from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.masks import Mask, feather, read_mask
-from msbd_dist.canvas.ome import OmeReader, is_zarr, patch_in_place
+from msbd_dist.canvas.ome import OmeReader, can_patch, is_zarr, patch_in_place
 from msbd_dist.canvas.places import content_digest, is_url
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.shapes import Shapes
@@ -158,10 +158,11 @@ def mask_of(spec: EditSpec, picture: Picture) -> Mask:
 
 def inputs_of(spec: EditSpec) -> dict[str, str]:
     """Digests of what an edit reads. OSError where something can't be read."""
-    mask = spec.mask
-    drawn = isinstance(mask, Drawn)
-    digest = hashlib.sha256(repr(mask).encode()).hexdigest() if drawn else content_digest(str(mask))
-    return {"image": content_digest(spec.image), "mask": digest}
+    if isinstance(spec.mask, Drawn):
+        mask = hashlib.sha256(repr(spec.mask).encode()).hexdigest()
+    else:
+        mask = content_digest(spec.mask)
+    return {"image": content_digest(spec.image), "mask": mask}
 
 
 def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
@@ -181,7 +182,7 @@ def plan_and_check(spec: EditSpec, card: Card) -> tuple[Plan, Picture, str]:
     check_edit(spec, target, picture)
     anew = why_no_copy(picture, target, how_of(spec))
     way = f"a new file: {anew}" if anew else "a copy with only the edit written anew"
-    size = largest_bytes(picture, target, how_of(spec)) / 1e6
+    size = largest_bytes(picture, target, how_of(spec), plan.bbox) / 1e6
     memory = memory_bytes(picture, target) / 1e6
     return (
         plan,
@@ -238,8 +239,12 @@ def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
     ImageError or RunError in one line; what is lost and may be is logged.
     """
     how = how_of(spec)
-    if spec.in_place and not isinstance(picture.reader, OmeReader):
-        raise ImageError(f"{spec.image}: is a {picture.kind}; only an OME-Zarr is edited in place")
+    if spec.in_place:
+        if not isinstance(picture.reader, OmeReader):
+            kind = picture.kind
+            raise ImageError(f"{spec.image}: is a {kind}; only an OME-Zarr is edited in place")
+        if why := can_patch(picture.reader):
+            raise ImageError(f"{spec.image}: can't be edited in place: {why}; write a copy")
     if not is_url(target):
         require_writable(Path(target))
     check_target(picture, target, how)
@@ -249,7 +254,7 @@ def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
             f"{spec.image}: takes {need / 1e9:.1f} GB of memory from {picture.kind} to {target}, "
             f"{free / 1e9:.1f} GB are free; save it as a tiled TIFF or an OME-Zarr, and write one"
         )
-    if lost := losses(picture, target):
+    if lost := losses(picture, target, how):
         log.warning("edit %s: not kept in %s: %s", spec.id, target, ", ".join(lost))
 
 
@@ -259,10 +264,14 @@ def require_room(edits: Iterable[Edit]) -> None:
     places: dict[int, Path] = {}
     for edit in edits:
         plan, target = edit.record.plan, edit.target
-        stored = plan.stored_bytes - edit.record.direct * plan.source_box.size.area * 3
-        wanted = {edit.files.url: stored}
-        wanted[target] = wanted.get(target, 0) + largest_bytes(edit.picture, target, edit.how)
-        for place, count in wanted.items():
+        taken_in = (
+            0 if edit.record.direct else plan.source_box.size.area * 3 * edit.picture.dtype.itemsize
+        )
+        written = largest_bytes(edit.picture, target, edit.how, plan.bbox)
+        for place, count in (
+            (edit.files.url, plan.stored_bytes + taken_in),
+            (target, written),
+        ):
             if not is_url(place):
                 there = next(p for p in (Path(place), *Path(place).parents) if p.exists())
                 device = there.stat().st_dev

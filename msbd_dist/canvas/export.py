@@ -11,8 +11,8 @@ is copied as it is compressed, and only what is edited is written anew (copy on 
 
 from __future__ import annotations
 
-import glob
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -57,7 +57,7 @@ _HOLDS: dict[Kind, set[str]] = {  # what each keeps of Metadata.names
     "PNG": {"ICC profile", "EXIF", "XMP", "text"},
     "TIFF": {"ICC profile", "EXIF", "XMP", "description", "Photoshop resources"},
     "WebP": {"ICC profile", "EXIF", "XMP"},
-    "JPEG": {"ICC profile", "EXIF", "XMP", "IPTC", "Photoshop resources"},
+    "JPEG": {"ICC profile", "EXIF", "XMP"},
     "OME-Zarr": {"ICC profile", "EXIF", "XMP"},
     "DeepZoom": {"ICC profile"},
 }
@@ -66,6 +66,7 @@ _EDGES: dict[Kind, int] = {"WebP": 16383, "JPEG": 65500}  # the longest that the
 _TILE = 512
 _BAND = 640  # rows of the edit that are composed at a time
 _BAND_BYTES = 64 << 20
+_WIDEST = 1024  # pixels of a tile or chunk that is written anew for one of them
 _CLASSIC_TIFF = 3_500_000_000  # bytes; offsets of a classic TIFF end at 4 GiB
 _SAMPLES = 64  # blocks far from the edit that are compared
 
@@ -81,11 +82,9 @@ class How:
 
 
 class Masked(Protocol):
-    """Which pixels of the upright picture may differ from the source's."""
+    """Where pixels of the upright picture may differ from the source's."""
 
     def any(self, box: Box) -> bool: ...
-
-    def window(self, box: Box) -> npt.NDArray[np.bool_]: ...
 
 
 @dataclass(frozen=True)
@@ -121,14 +120,11 @@ class Edited:
         three colours are equal."""
         return self.picture.seen(self._colours(self.picture.stored_box(box)))
 
-    def blocks(self, side: int = _BAND) -> Iterator[Box]:
+    def blocks(self) -> Iterator[Box]:
         """Boxes of the stored picture that together hold all that the mask holds."""
-        box = self.box
-        for y in range(box.y0, box.y1, side):
-            for x in range(box.x0, box.x1, side):
-                block = Box(y, x, min(y + side, box.y1), min(x + side, box.x1))
-                if self.mask.any(block):
-                    yield self.picture.stored_box(block)
+        for block in self.box.tiles(Size(_BAND, _BAND)):
+            if self.mask.any(block):
+                yield self.picture.stored_box(block)
 
     def _patched(self, pixels: Samples, stored: Box, colours: Callable[[Box], Samples]) -> Samples:
         common = stored.intersection(self.picture.stored_box(self.box))
@@ -194,9 +190,11 @@ def kind_of(target: Path | str) -> Kind:
     return kind
 
 
-def losses(picture: Picture, target: Path | str) -> list[str]:
-    """What a target doesn't keep, in words: ``EXIF``, ``16 bits``. Resolution always is kept."""
+def losses(picture: Picture, target: Path | str, how: How) -> list[str]:
+    """What a target doesn't keep, in words: ``EXIF``, ``16 bits``; nothing where it is a copy."""
     kind = kind_of(target)
+    if why_no_copy(picture, target, how) is None:
+        return []
     lost = [name for name in picture.metadata.names if name not in _HOLDS[kind]]
     space = (picture.metadata.icc or b"")[16:20]
     own = b"GRAY" if picture.bands == 1 and kind != "WebP" else b"RGB "
@@ -237,15 +235,14 @@ def check_target(picture: Picture, target: Path | str, how: How) -> None:
             f"{target}: {kind} ends at {_EDGES[kind]} pixels and {picture.path} has "
             f"{width_x_height(picture.size)}; write .png, .tif or .ome.zarr"
         )
-    why = why_no_copy(picture, target, how)
-    if why and kind == "TIFF" and how.tiff == "copy":
+    if how.tiff == "copy" and kind == "TIFF" and (why := why_no_copy(picture, target, how)):
         raise ImageError(f"{target}: can't be a copy of {picture.path}: {why}; say tiff: plain")
     if kind == "OME-Zarr" and picture.orientation != 1:
         raise ImageError(
             f"{target}: OME-Zarr can't say that {picture.path} is turned (its EXIF orientation is "
             f"{picture.orientation}); write .tif or .png"
         )
-    lost = losses(picture, target) if why else []
+    lost = losses(picture, target, how)
     if lost and not how.allow_loss:
         raise ImageError(
             f"{target}: {kind} can't keep {_listed(lost)} of {picture.path}; choose another "
@@ -257,10 +254,12 @@ def _listed(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def largest_bytes(picture: Picture, target: Path | str, how: How) -> int:
-    """What the written file can take at most, about."""
+def largest_bytes(picture: Picture, target: Path | str, how: How, box: Box) -> int:
+    """What the written file can take at most, about; ``box`` is the part that is edited."""
     if why_no_copy(picture, target, how) is None:
-        return stored_bytes(picture.path) + picture.raw_bytes // 8
+        anew = box.grown(_WIDEST).intersection(Box.of(picture.size))
+        assert anew is not None
+        return stored_bytes(picture.path) + int(anew.size.area * picture.pixel_bytes * 1.35)
     levels = kind_of(target) in ("OME-Zarr", "DeepZoom") or how.tiff == "pyramid"
     return int(picture.raw_bytes * (1.35 if levels else 1.01)) + (1 << 20)
 
@@ -303,33 +302,30 @@ def write_edited(
 
 
 def _write(edited: Edited, place: Path, target: Path, how: How) -> None:
-    kind, picture = kind_of(target), edited.picture
+    kind, picture, reader = kind_of(target), edited.picture, edited.picture.reader
+    copied = why_no_copy(picture, target, how) is None
     if kind == "OME-Zarr":
-        place.unlink()
-        _write_ome(edited, place, target, how)
-        return
-    reader = picture.reader
-    if isinstance(reader, TiffReader) and why_no_copy(picture, target, how) is None:
+        place.unlink()  # it is to be a folder
+    if copied and isinstance(reader, TiffReader):
         tiff_copy.copy_with_edits(reader, place, edited.blocks(), edited.window)
-        return
-    pixel_bytes = (picture.bands + picture.has_alpha) * picture.dtype.itemsize
-    rows = strip_rows(picture.stored_size, pixel_bytes)
-    bands = picture.bands + picture.has_alpha
-    strips = edited.strips(rows)
-    streamed = Streamed(picture.stored_size, picture.dtype, bands, strips)
-    try:
-        with streamed.saving() as image:
-            _SAVE[kind](_with_metadata(image, picture), place, picture, how)
-    except pyvips.Error as error:
-        raise RunError(f"{target}: can't be written ({reason(error)})") from error
+    elif copied and isinstance(reader, OmeReader):
+        ome.copy_with_edits(reader, place, list(edited.blocks()), edited.window)
+    elif kind == "OME-Zarr":
+        _write_ome(edited, place, target, how)
+    else:
+        strips = edited.strips(strip_rows(picture.stored_size, picture.pixel_bytes))
+        bands = picture.bands + picture.has_alpha
+        streamed = Streamed(picture.stored_size, picture.dtype, bands, strips)
+        try:
+            with streamed.saving() as image:
+                _SAVE[kind](_with_metadata(image, picture), place, picture, how)
+        except pyvips.Error as error:
+            raise RunError(f"{target}: can't be written ({reason(error)})") from error
 
 
 def _write_ome(edited: Edited, place: Path, target: Path, how: How) -> None:
-    picture, reader = edited.picture, edited.picture.reader
-    if isinstance(reader, OmeReader) and why_no_copy(picture, target, how) is None:
-        ome.copy_with_edits(reader, place, list(edited.blocks()), edited.window)
-        return
-    row = picture.stored_size.width * (picture.bands + picture.has_alpha) * picture.dtype.itemsize
+    picture = edited.picture
+    row = picture.stored_size.width * picture.pixel_bytes
     chunk = max(64, min(_BAND, _BAND_BYTES * 2 // row // 64 * 64))
     ome.write_ome(
         place,
@@ -440,11 +436,8 @@ def _save_webp(image: Any, place: Path, picture: Picture, how: How) -> None:
 
 
 def _save_jpeg(image: Any, place: Path, picture: Picture, how: How) -> None:
-    keep = _kept(image, "JPEG") + "|iptc"
-    image = _to_8_bits(image)
-    if picture.has_alpha:
-        image = image.flatten(background=255)
-    image.jpegsave(str(place), Q=_QUALITY, keep=keep)
+    keep = _kept(image, "JPEG")
+    _opaque(image, picture).jpegsave(str(place), Q=_QUALITY, keep=keep)
 
 
 def _save_tiff(image: Any, place: Path, picture: Picture, how: How) -> None:
@@ -462,9 +455,7 @@ def _save_tiff(image: Any, place: Path, picture: Picture, how: How) -> None:
 
 
 def _save_deepzoom(image: Any, place: Path, picture: Picture, how: How) -> None:
-    image = _to_8_bits(image)
-    if picture.has_alpha:
-        image = image.flatten(background=255)
+    image = _opaque(image, picture)
     suffix = f".jpg[Q={_QUALITY}]"
     name = str(place.with_suffix(""))  # libvips adds its own
     image.dzsave(name, layout="dz", suffix=suffix, tile_size=254, overlap=1, keep="icc")
@@ -478,6 +469,12 @@ _SAVE: dict[Kind, Callable[[Any, Path, Picture, How], None]] = {
     "TIFF": _save_tiff,
     "DeepZoom": _save_deepzoom,
 }
+
+
+def _opaque(image: Any, picture: Picture) -> Any:
+    """8 bits, and white where it was transparent."""
+    image = _to_8_bits(image)
+    return image.flatten(background=255) if picture.has_alpha else image
 
 
 def _to_8_bits(image: Any) -> Any:
@@ -520,8 +517,10 @@ def replacing(target: Path, attempt: str = "0.0") -> Iterator[Path]:
 
     Raises RunError for what the file system refuses.
     """
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
-        if _numbers(left.name.removeprefix(f".{target.name}.")) < _numbers(attempt):
+    former = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(\d+)\.\w+\.part.*")
+    for left in target.parent.glob(".*"):
+        numbers = former.fullmatch(left.name)
+        if numbers and tuple(map(int, numbers.groups())) < tuple(map(int, attempt.split("."))):
             _discard(left)
     temporary = target.with_name(f".{target.name}.{attempt}.{uuid4().hex}.part{target.suffix}")
     try:
@@ -539,10 +538,6 @@ def replacing(target: Path, attempt: str = "0.0") -> Iterator[Path]:
     finally:
         _discard(temporary)
         _discard(_tiles_of(temporary))
-
-
-def _numbers(attempt: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in attempt.split(".")[:2])
 
 
 def _tiles_of(dzi: Path) -> Path:
@@ -599,8 +594,7 @@ def verify(edited: Edited, target: Path, which: Verify = "sample") -> Verified:
         for box in boxes:
             _require_equal(edited.window(box), written.reader.window(box), target, box)
         return Verified(sum(box.size.area for box in boxes), total)
-    pixel_bytes = (source.bands + source.has_alpha) * source.dtype.itemsize
-    rows = strip_rows(source.stored_size, pixel_bytes)
+    rows = strip_rows(source.stored_size, source.pixel_bytes)
     pairs = zip(edited.strips(rows), written.strips(rows), strict=True)
     for (y, wanted), (_, got) in pairs:
         _require_equal(wanted, got, target, Box(y, 0, y + len(wanted), wanted.shape[1]))

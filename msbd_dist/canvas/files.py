@@ -214,6 +214,7 @@ class UrlFiles:
     def put(self, name: str, source: Path) -> None:
         with store_errors(self.url):
             if source.is_dir():
+                self.remove(name)  # nothing of a former one may be left among its files
                 self._system.put(f"{source}/", f"{self._at(name)}/", recursive=True)
             else:
                 self._system.put_file(str(source), self._at(name))

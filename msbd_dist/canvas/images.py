@@ -163,9 +163,13 @@ class Picture:
         return Size(stored.width, stored.height) if _TURNS[self.orientation][0] else stored
 
     @property
+    def pixel_bytes(self) -> int:
+        return (self.bands + self.has_alpha) * self.dtype.itemsize
+
+    @property
     def raw_bytes(self) -> int:
         """Of all its samples, uncompressed."""
-        return self.size.area * (self.bands + self.has_alpha) * self.dtype.itemsize
+        return self.size.area * self.pixel_bytes
 
     @property
     def format(self) -> str:

@@ -786,7 +786,7 @@ def can_copy(source: OmeReader) -> str | None:
     """Why a source can't be copied with some of its chunks written anew; None where it can."""
     if not isinstance(source._files, LocalFiles):
         return "is not in a local folder"
-    return _can_patch(source)
+    return can_patch(source)
 
 
 def copy_with_edits(
@@ -814,7 +814,7 @@ def patch_in_place(
     is left to the caller; ``restore`` puts everything back. RunError for a journal of another edit
     or inside the source.
     """
-    _refuse(source, _can_patch(source))
+    _refuse(source, can_patch(source))
     edit, files = _Edit(source, source._files, changed), open_files(journal)
     if f"{files.url}/".startswith(f"{source._files.url}/"):
         raise RunError(f"{files.url}: is inside {source.path}; give a journal outside of it")
@@ -955,8 +955,8 @@ def _ratio(fine: int, coarse: int, known: int) -> int:
     raise ValueError(f"its levels' sizes {fine} and {coarse} are in no integer ratio")
 
 
-def _can_patch(source: OmeReader) -> str | None:
-    """Why a source's chunks can't be written anew, each by itself."""
+def can_patch(source: OmeReader) -> str | None:
+    """Why a source's chunks can't be written anew, each by itself; None where they can."""
     for path in source._node.levels:
         lossy = sorted(set(_codecs(source, path)) - _LOSSLESS)
         if lossy:

@@ -6,7 +6,7 @@ return wrong samples, and it hands out YCbCr, premultiplied alpha and camera pre
 were the picture. Headers are looked at here, before anything is decoded.
 
     VipsReader.open(path, kind)   the header only
-    streamed(...)                 rows that Python makes, as an image that libvips can save
+    Streamed(...)                 rows that Python makes, as an image that libvips can save
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if "VIPS_CONCURRENCY" not in os.environ:
 
 @dataclass(frozen=True)
 class VipsReader:
-    """See `Reader`. Only windows of an uncompressed or tiled file cost what they hold."""
+    """See `Reader`. A window costs what it takes to decode all of the file."""
 
     path: Path
     kind: str  # PNG, JPEG, TIFF or WebP
@@ -51,7 +51,8 @@ class VipsReader:
     metadata: Metadata
     unkept: tuple[str, ...]
     interlaced: bool  # or progressive: decoded as a whole
-    random: bool = False
+
+    random = False
 
     @classmethod
     def open(cls, path: Path, kind: str) -> VipsReader:
@@ -301,7 +302,7 @@ _SEQUENTIAL_TIFF = b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0"  # big, its directory at
 
 
 def strip_rows(size: Size, pixel_bytes: int) -> int:
-    """How many rows `streamed` wants at a time."""
+    """How many rows `Streamed` wants at a time."""
     return max(1, min(512, _STRIP // (size.width * pixel_bytes)))
 
 

@@ -170,9 +170,10 @@ class Plan:
 
     @property
     def stored_bytes(self) -> int:
-        """An upper bound of what the canvas stores, before compression."""
+        """An upper bound of what the canvas stores, before compression, beside the picture's own
+        samples, which a picture that is read where it is does not need."""
         f = self.family
-        total = self.source_box.size.area * 4
+        total = self.source_box.size.area
         for stage in self.stages:
             slots = self.method.samples if stage.kind == "base" else len(stage.segments)
             area = stage.grid.segment.area

@@ -95,6 +95,11 @@ BAD_EDITS: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
         [*edit()[:4], "-o", "out.jpg", "--executor", "serial"],
         ["out.jpg", r"\.png"],
     ),
+    "output at a URL": (
+        lambda d: None,
+        [*edit()[:4], "-o", "memory://bucket/out.png", "--executor", "serial"],
+        ["memory://bucket/out.png is a URL", "manifest"],
+    ),
     "output over input": (
         lambda d: None,
         [*edit()[:4], "-o", "image.png", "--executor", "serial"],

@@ -230,6 +230,16 @@ def test_only_an_ome_zarr_is_edited_in_place(pictures: Path, tmp_path: Path, ima
     assert "only an OME-Zarr is edited in place" in str(result.error)
 
 
+def test_an_ome_zarr_that_can_t_be_edited_in_place_is_refused_before_any_work(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "can_patch", lambda _: "its chunks are lossy")
+    edit = {"image": "image.ome.zarr", "in_place": True}
+    (result,) = run(pictures, tmp_path / "out", edit).edits
+    assert "can't be edited in place: its chunks are lossy; write a copy" in str(result.error)
+    assert not list((tmp_path / "out").glob("e0/*/ledger"))
+
+
 def test_what_another_edit_reads_is_not_edited_in_place(pictures: Path, tmp_path: Path) -> None:
     edits = [{"image": "image.ome.zarr", "in_place": True}, {"image": "image.ome.zarr"}]
     with pytest.raises(ManifestError, match="read by another edit"):

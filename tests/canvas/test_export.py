@@ -242,6 +242,14 @@ def test_what_is_not_edited_is_copied_as_it_is_compressed(tmp_path: Path, kind: 
         assert 0.9 * len(files) < kept < len(files)
 
 
+def test_a_copy_loses_nothing(tmp_path: Path) -> None:
+    tags = [(65000, "s", 0, "private", True)]
+    tifffile.imwrite(tmp_path / "a.tif", noise(8, 3), photometric="rgb", extratags=tags)
+    picture = Picture.open(tmp_path / "a.tif")
+    assert losses(picture, tmp_path / "b.tif", How()) == []
+    assert losses(picture, tmp_path / "b.tif", How(tiff="plain")) == ["TIFF tag 65000"]
+
+
 # ---------------------------------------------------------------- memory and leftovers
 
 STREAM = """
@@ -293,7 +301,7 @@ def test_what_a_killed_writer_left_is_swept_up_but_nothing_of_a_later_one(tmp_pa
     make(tmp_path / "a.png", noise(8, 3), None)
     (tmp_path / ".b.png.2.9.0123.part.png").write_bytes(b"half")
     (tmp_path / ".b.png.3.1.4567.part_files").mkdir()
-    later = [".b.png.10.1.89ab.part.png", ".bb.png.1.1.0123.part.png"]
+    later = [".b.png.10.1.89ab.part.png", ".b.png.mine.part.png", ".bb.png.1.1.0123.part.png"]
     for name in later:
         (tmp_path / name).write_bytes(b"another's")
     edited = edit_of(Picture.open(tmp_path / "a.png"))
@@ -320,7 +328,7 @@ def test_a_jpeg_holds_the_picture_nearly(tmp_path: Path) -> None:
 def test_16_bits_and_alpha_become_8_bits_where_that_is_allowed(tmp_path: Path, target: str) -> None:
     make(tmp_path / "a.png", noise(16, 4), None)
     picture = Picture.open(tmp_path / "a.png")
-    assert "16 bits" in losses(picture, tmp_path / target)
+    assert "16 bits" in losses(picture, tmp_path / target, How())
     with pytest.raises(ImageError, match=r"can't keep .*16 bits.*--allow-loss"):
         check_target(picture, tmp_path / target, How())
     write_edited(edit_of(picture), tmp_path / target, How(allow_loss=True))
