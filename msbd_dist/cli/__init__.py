@@ -1,0 +1,56 @@
+"""The `msbd` command. The only place that prints: results to stdout, words for people to stderr.
+
+    work.py       edit, run          look.py    plan, doctor, version
+    progress.py   bars and lines     common.py  what the verbs share
+
+Imports are made inside the verbs, so that those which only look load neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import NoReturn
+
+import typer
+
+from msbd_dist.cli import look, work
+from msbd_dist.cli.common import fail
+from msbd_dist.errors import MsbdError
+
+app = typer.Typer(
+    name="msbd",
+    help="Text-guided edits of very large images, in parallel, exact outside their masks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (work.edit, work.run, look.plan, look.doctor, look.version):
+    app.command()(verb)
+
+
+def main() -> NoReturn:
+    """Entry point: every foreseen error ends in one line and its exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("pyvips").setLevel(logging.ERROR)  # what it warns of, we raise
+    try:
+        code = app(standalone_mode=False) or 0
+        if code == signal.SIGINT + 128:  # before there was anything to stop
+            fail("interrupted; the same command continues", code)
+        sys.exit(code)
+    except MsbdError as error:
+        fail(str(error), error.exit_code)
+    except OSError as error:  # of the run directory: an edit's own ends that edit
+        fail(f"{error}; the same command continues", 1)
+    except (typer.Abort, KeyboardInterrupt):
+        fail("interrupted; the same command continues", signal.SIGINT + 128)
+    except Exception as error:  # typer's own usage errors carry their words and code
+        show = getattr(error, "format_message", None)
+        if show is None:
+            raise
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context else ""
+        if not show():  # no verb was given: the help is printed already
+            sys.exit(2)
+        fail(f"{show()}{hint}", 2)

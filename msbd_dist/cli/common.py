@@ -1,0 +1,103 @@
+"""What all verbs share: the two consoles, the options, and how one ends.
+
+Results go to stdout, words for people to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from msbd_dist.batch.manifest import Manifest
+    from msbd_dist.core.spec import ModelSpec
+
+out_console = Console(soft_wrap=True)
+console = Console(stderr=True, soft_wrap=True)
+
+Models = Annotated[
+    str | None,
+    typer.Option(
+        "--models",
+        help="'tiny' (bundled), a diffusers folder, a hub id, or one .safetensors file.",
+        show_default=False,
+    ),
+]
+Sr = Annotated[
+    str | None,
+    typer.Option("--sr", help="Super-resolution checkpoint, e.g. RealESRGAN_x4plus.pth."),
+]
+Clip = Annotated[
+    str | None,
+    typer.Option("--clip", help="open_clip model, NAME:TAG, NAME:/FILE or a folder."),
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", "-w", min=1, help="Workers. Default: one per GPU, or per CPU core."),
+]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="ray, or serial: one worker in this process.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="A running Ray, e.g. auto or HOST:6379; default: start one."),
+]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="End when an edit fails.")]
+MaxFailures = Annotated[
+    int | None,
+    typer.Option("--max-failures", min=0, help="End when more edits than this have failed."),
+]
+Deadline = Annotated[
+    str | None,
+    typer.Option("--deadline", metavar="TIME", help="End after so long, e.g. 90m or 8h30m."),
+]
+Grace = Annotated[
+    float, typer.Option("--grace", min=0, help="Seconds for running tasks when told to stop.")
+]
+VerifyWhat = Annotated[
+    str,
+    typer.Option("--verify", help="Compare what is written with what it is of: sample, full, off."),
+]
+AllowLoss = Annotated[
+    bool,
+    typer.Option("--allow-loss", help="Write formats that can't hold all that an image has."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any option of the method, e.g. steps=25."),
+]
+
+
+def fail(message: str, code: int) -> NoReturn:
+    console.print(f"msbd: {message}", style="red", markup=False, highlight=False)
+    sys.exit(code)
+
+
+def load_manifest(
+    path: Path, models: str | None, allow_loss: bool, **overrides: str | None
+) -> Manifest:
+    from dataclasses import replace
+
+    from msbd_dist.batch.manifest import located_models, read_manifest
+
+    loaded = read_manifest(path)
+    if allow_loss:
+        edits = tuple(replace(spec, allow_loss=True) for spec in loaded.edits)
+        loaded = replace(loaded, edits=edits)
+    given = {k: v for k, v in {"family": models, **overrides}.items() if v is not None}
+    if given:
+        loaded = replace(loaded, models=located_models(replace(loaded.models, **given), Path.cwd()))
+    return loaded
+
+
+def model_spec(family: str | None, **parts: str | None) -> ModelSpec:
+    from msbd_dist.batch.manifest import located_models
+    from msbd_dist.core.spec import ModelSpec
+
+    given = {k: v for k, v in {"family": family, **parts}.items() if v is not None}
+    return located_models(ModelSpec(**given), Path.cwd())

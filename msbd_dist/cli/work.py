@@ -1,0 +1,221 @@
+"""Verbs that work: edit, run."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from msbd_dist.cli.common import (
+    Address,
+    AllowLoss,
+    Clip,
+    Deadline,
+    Device,
+    ExecutorName,
+    FailFast,
+    Grace,
+    MaxFailures,
+    Models,
+    Settings,
+    Sr,
+    VerifyWhat,
+    Workers,
+    console,
+    load_manifest,
+    model_spec,
+    out_console,
+)
+from msbd_dist.cli.progress import watching
+from msbd_dist.errors import InputError
+
+if TYPE_CHECKING:
+    from msbd_dist.batch.manifest import Manifest
+    from msbd_dist.batch.run import ExecutorKind, RunResult, Stop, Verify
+
+
+def edit(
+    image: Annotated[
+        str, typer.Argument(help="Picture: PNG, JPEG, TIFF, WebP or OME-Zarr; a path or URL.")
+    ],
+    mask: Annotated[str, typer.Argument(help="Mask: white is edited, black is kept.")],
+    prompt: Annotated[str, typer.Argument(help="What to paint; '' removes what is there.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="A .png, .tif, .ome.zarr ...")],
+    models: Models = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed; drawn and printed if left out.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Edited region relative to the mask's box.")] = 1.3,
+    negative_prompt: Annotated[str, typer.Option(help="What to steer away from.")] = "",
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    address: Address = None,
+    sr: Sr = None,
+    clip: Clip = None,
+    device: Device = None,
+    verify: VerifyWhat = "sample",
+    allow_loss: AllowLoss = False,
+    settings: Settings = None,
+) -> None:
+    """Edit one picture.
+
+    Example: msbd edit photo.jpg mask.png "a red star on grass" -o edited.png --seed 7
+    """
+    from msbd_dist.batch.single import edit_manifest, workspace_of
+
+    manifest = edit_manifest(
+        image,
+        mask,
+        prompt,
+        output=output,
+        models=model_spec(models, sr=sr, clip=clip, device=device),
+        seed=seed,
+        margin=margin,
+        negative_prompt=negative_prompt,
+        settings=settings or [],
+        allow_loss=allow_loss,
+    )
+    out = workspace_of(manifest)
+    result = _run(
+        manifest,
+        out,
+        workers=workers,
+        executor=executor,
+        address=address,
+        single=True,
+        verify=verify,
+    )
+    (only,) = result.edits
+    if only.error is not None:
+        raise only.error
+    if result.stop_code:
+        raise typer.Exit(result.stop_code)
+    out_console.print(str(only.output), markup=False, highlight=False)
+
+
+def run(
+    manifest: Annotated[Path, typer.Argument(help="YAML manifest of edits.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Run directory, a path or a URL such as s3://bucket/run; continues what is there.",
+        ),
+    ],
+    models: Models = None,
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    address: Address = None,
+    sr: Sr = None,
+    clip: Clip = None,
+    device: Device = None,
+    fail_fast: FailFast = False,
+    max_failures: MaxFailures = None,
+    deadline: Deadline = None,
+    grace: Grace = 30.0,
+    verify: VerifyWhat = "sample",
+    allow_loss: AllowLoss = False,
+) -> None:
+    """Run all edits of a manifest; run it again to continue after an interruption.
+
+    Exit code: 0 all finished, 1 some failed, 2 wrong input, 3 no cluster, 5 deadline or too many
+    failures, 130 and 143 after Ctrl-C and SIGTERM.
+
+    Example: msbd run jobs/demo.yaml --out runs/demo
+    """
+    loaded = load_manifest(manifest, models, allow_loss, sr=sr, clip=clip, device=device)
+    result = _run(
+        loaded,
+        out,
+        workers=workers,
+        executor=executor,
+        address=address,
+        grace=grace,
+        max_failures=0 if fail_fast else max_failures,
+        seconds=None if deadline is None else _seconds(deadline),
+        verify=verify,
+    )
+    widest = max(len(one.id) for one in result.edits)
+    for one in result.edits:
+        line = f"{one.id:<{widest}}  {one.state:<6}  {one.error or one.output}"
+        out_console.print(line, markup=False, highlight=False)
+    if result.contact_sheet is not None:
+        out_console.print(f"contact sheet: {result.contact_sheet}", markup=False, highlight=False)
+    raise typer.Exit(result.exit_code)
+
+
+def _run(
+    manifest: Manifest,
+    out: str | Path,
+    *,
+    workers: int | None,
+    executor: str,
+    address: str | None,
+    single: bool = False,
+    grace: float = 30.0,
+    max_failures: int | None = None,
+    seconds: float | None = None,
+    verify: str = "sample",
+) -> RunResult:
+    """Run with progress on stderr; a ``single`` edit's failure is left for its caller to say."""
+    from msbd_dist.batch.run import Limits, Stop, run_manifest
+
+    stop = Stop(grace)
+    limits = Limits(
+        failures=max_failures, deadline=None if seconds is None else time.monotonic() + seconds
+    )
+    with watching(quiet=single) as progress, _signals_ask(stop):
+        result = run_manifest(
+            manifest,
+            out,
+            workers=workers,
+            executor=cast("ExecutorKind", executor),  # checked there, for every caller
+            address=address,
+            progress=progress,
+            any_models=single,
+            stop=stop,
+            limits=limits,
+            verify=cast("Verify", verify),
+        )
+    if result.stopped:
+        left = sum(e.state == "stopped" for e in result.edits)
+        text = f"{result.stopped}: {left} edits are not finished; the same command continues"
+        console.print(text, style="yellow", markup=False, highlight=False)
+    if single and result.exit_code:
+        return result
+    if all(e.state == "kept" for e in result.edits):
+        console.print("nothing to do: every edit is finished", highlight=False)
+    memory = ", ".join(f"{who} {mb} MB" for who, mb in sorted(result.peak_mb.items()))
+    console.print(f"{result.seconds:.0f} s; peak memory: {memory}", highlight=False)
+    return result
+
+
+@contextmanager
+def _signals_ask(stop: Stop) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask a run to stop; said twice, at once."""
+
+    def ask(number: int, _: Any) -> None:
+        stop.ask("interrupted" if number == signal.SIGINT else "told to stop", 128 + number)
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _seconds(text: str) -> float:
+    """``90m``, ``8h30m``, ``45s`` or plain seconds."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    if not text.strip() or found is None:
+        raise InputError(f"--deadline: got {text!r}, wanted a time such as 45s, 90m or 8h30m")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return hours * 3600.0 + minutes * 60 + seconds
