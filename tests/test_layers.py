@@ -20,7 +20,7 @@ LAYERS = {
     "tiny/train": {"errors", "core", "tiny"},
     "tiny/evaluate": {"errors", "core", "models", "tiny"},
     "batch": {"errors", "core", "canvas", "models", "dist", "batch"},
-    "cli": {"errors", "core", "batch", "models", "cli"},
+    "cli": {"errors", "core", "canvas", "batch", "models", "cli"},
     "__init__": {"errors", "core", "batch"},
 }
 THIRD_PARTY = {

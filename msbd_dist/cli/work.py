@@ -37,7 +37,8 @@ from msbd_dist.errors import InputError
 
 if TYPE_CHECKING:
     from msbd_dist.batch.manifest import Manifest
-    from msbd_dist.batch.run import ExecutorKind, RunResult, Stop, Verify
+    from msbd_dist.batch.run import ExecutorKind, RunResult, Stop
+    from msbd_dist.canvas.export import Verify
 
 
 def edit(
