@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from msbd_dist.errors import InputError, MsbdError
 
 if TYPE_CHECKING:
-    from msbd_dist.batch.run import ExecutorKind, RunResult
+    from msbd_dist.batch.record import ExecutorKind
+    from msbd_dist.batch.run import RunResult
 
 __all__ = ["InputError", "MsbdError", "edit", "run"]
 

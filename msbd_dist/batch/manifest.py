@@ -19,11 +19,11 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -83,7 +83,14 @@ class Manifest:
 
     path: Path
     models: ModelSpec
-    edits: tuple[EditSpec, ...]
+    edits: Edits
+
+
+class Edits(Protocol):
+    """Edits that can be gone through more than once, one at a time."""
+
+    def __iter__(self) -> Iterator[EditSpec]: ...
+    def __len__(self) -> int: ...
 
 
 def read_manifest(path: Path) -> Manifest:

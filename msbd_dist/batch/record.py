@@ -1,6 +1,7 @@
 """What a run remembers: one record for the run, one for each edit, as JSON in the run directory.
 
-OUT/run.json                   models, versions, threads, manifest
+OUT/run.json                   models, versions, threads, manifest, how it was started
+OUT/edits.jsonl                the edits, each on a line
 OUT/lease/                     who drives the run
 OUT/<edit>/edit.json           spec, drawn seed, plan: all that a worker needs
 OUT/<edit>/output.png          the result, unless the edit names another place
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import resource
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -22,14 +23,18 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from msbd_dist.batch.manifest import Manifest
+from msbd_dist.batch.status import EditState
 from msbd_dist.canvas.files import Files, open_files
-from msbd_dist.canvas.ledger import Ledger
-from msbd_dist.canvas.store import Version, Versions
+from msbd_dist.canvas.ledger import Ledger, Version, Versions
 from msbd_dist.core.plan import Plan, Stage, Task
-from msbd_dist.core.spec import EditSpec, ModelSpec
+from msbd_dist.core.spec import EditSpec, ModelSpec, Verify
 from msbd_dist.dist.executor import Worker
 from msbd_dist.errors import MsbdError, RunError
 
+ExecutorKind = Literal["ray", "serial"]
+EDITS = "edits.jsonl"
+QUARANTINE = "quarantine.json"  # beside an edit's record: it kills workers, and is not tried again
 SCHEMA = 2  # goes up when the code makes other bytes, or stores them otherwise, for equal records
 THREADS = 1  # intra-op threads per worker, equal everywhere: bytes depend on it
 PACKAGES = (
@@ -63,15 +68,34 @@ class EditRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Launch:
+    """On what a run is run; no bytes depend on it."""
+
+    workers: int | None = None
+    executor: ExecutorKind = "ray"
+    address: str | None = None
+    verify: Verify = "sample"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One run: what decides its bytes, and what ran it."""
 
     manifest: str
     models: ModelSpec
-    plans: dict[str, str]  # edit -> digest of its plan
-    seeds: dict[str, int]  # edit -> seed, drawn where none was given
     threads: int  # intra-op threads per worker
     versions: dict[str, str]
+    launch: Launch
+
+    @classmethod
+    def of(cls, manifest: Manifest, launch: Launch) -> RunRecord:
+        return cls(
+            manifest=str(manifest.path),
+            models=manifest.models,
+            threads=THREADS,
+            versions=package_versions(),
+            launch=launch,
+        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +126,7 @@ class EditResult:
     """How one edit ended."""
 
     id: str
-    state: Literal["done", "kept", "failed", "stopped"]  # kept: was finished before this run
+    state: EditState  # kept: was finished before this run
     output: str | None = None  # a path or URL
     error: MsbdError | None = None
     seconds: float = 0.0
@@ -162,6 +186,28 @@ def save_run(out: Files, record: RunRecord) -> None:
     out.write("run.json", _RUN.dump_json(record, indent=1))
 
 
+def save_edits(out: Files, edits: Iterable[EditSpec]) -> None:
+    """Write down what a run is to do, so that it can be resumed without its manifest."""
+    lines = [_SPEC.dump_json(edit, exclude_defaults=True) for edit in edits]
+    out.write(EDITS, b"\n".join(lines))
+
+
+class StoredEdits:
+    """The edits of a run as they were written down; read one at a time."""
+
+    def __init__(self, out: Files) -> None:
+        try:
+            self._lines = out.read(EDITS).splitlines()
+        except FileNotFoundError:
+            raise RunError(f"{out.url}: holds no run; give the --out of `msbd run`") from None
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Iterator[EditSpec]:
+        return map(_SPEC.validate_json, self._lines)
+
+
 def load_run(out: Files | Path) -> RunRecord | None:
     """The run in a directory, or None where there is none; RunError where it can't be read."""
     files = open_files(out) if isinstance(out, Path) else out
@@ -173,5 +219,6 @@ def load_run(out: Files | Path) -> RunRecord | None:
         raise RunError(f"{files.url}/run.json: is damaged; remove it to continue the run") from None
 
 
+_SPEC: TypeAdapter[EditSpec] = TypeAdapter(EditSpec)
 _EDIT: TypeAdapter[EditRecord] = TypeAdapter(EditRecord)
 _RUN: TypeAdapter[RunRecord] = TypeAdapter(RunRecord)

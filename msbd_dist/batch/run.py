@@ -7,52 +7,72 @@ manifest again does what is missing and nothing else.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import socket
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import ClassVar, get_args
 
 from msbd_dist.batch import steps
+from msbd_dist.batch.ahead import Ahead
+from msbd_dist.batch.board import Board, Silent, Watch
+from msbd_dist.batch.estimate import save_profile
+from msbd_dist.batch.journal import Journal
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.record import (
+    QUARANTINE,
     THREADS,
     EditResult,
+    ExecutorKind,
+    Launch,
     Order,
     RunRecord,
     WorkerSpec,
     load_run,
-    package_versions,
     peak_memory_mb,
+    save_edits,
     save_run,
     tuned_name,
     versions_of,
 )
 from msbd_dist.batch.report import preview, write_report, write_row
-from msbd_dist.canvas.export import Verify
+from msbd_dist.batch.resume import results_of
+from msbd_dist.batch.status import CANCEL, FAILED, cancelled, load_status
 from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.lease import Lease, LeaseLost
 from msbd_dist.canvas.ledger import Facts
 from msbd_dist.canvas.store import sweep
 from msbd_dist.core.plan import Stage, Task
-from msbd_dist.core.spec import EditSpec
+from msbd_dist.core.spec import EditSpec, Verify
 from msbd_dist.dist.executor import Executor, Outcome, SerialExecutor
-from msbd_dist.errors import ClusterError, FullError, InputError, ModelError, MsbdError, RunError
+from msbd_dist.errors import (
+    ClusterError,
+    FullError,
+    InputError,
+    ModelError,
+    MsbdError,
+    RunError,
+    WorkerError,
+)
 from msbd_dist.models.card import resolve
 from msbd_dist.models.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
-ExecutorKind = Literal["ray", "serial"]
 AT_ONCE = 2  # edits for each worker: some are in stages that only one worker can do
 CHORES = 4  # of the driver's own, at a time
 LOOK = 0.02  # seconds between looks at them
+ASK = 2.0  # seconds between looks whether the run is to end
+CANCELLED = 4  # exit code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +91,7 @@ class RunResult:
     def exit_code(self) -> int:
         if self.stop_code:
             return self.stop_code
-        return 1 if any(e.state == "failed" for e in self.edits) else 0
+        return 1 if any(e.state in FAILED for e in self.edits) else 0
 
 
 @dataclass
@@ -99,26 +119,6 @@ class Limits:
     exit_code: ClassVar[int] = 5
 
 
-class Progress(Protocol):
-    """What a run tells whoever watches. Costs are in units of work, not seconds."""
-
-    def begin(self, costs: dict[str, float]) -> None: ...
-    def wait_for(self, process: int) -> None: ...
-    def advance(self, edit: str, task: Task, cost: float) -> None: ...
-    def chore(self, edit: str, what: str, share: float) -> None: ...  # from any thread
-    def finish(self, result: EditResult) -> None: ...
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def begin(self, costs: dict[str, float]) -> None: ...
-    def wait_for(self, process: int) -> None: ...
-    def advance(self, edit: str, task: Task, cost: float) -> None: ...
-    def chore(self, edit: str, what: str, share: float) -> None: ...  # from any thread
-    def finish(self, result: EditResult) -> None: ...
-
-
 def run_manifest(
     manifest: Manifest,
     out: str | Path,
@@ -126,17 +126,19 @@ def run_manifest(
     workers: int | None = None,
     executor: ExecutorKind = "ray",
     address: str | None = None,
-    progress: Progress | None = None,
+    verify: Verify = "sample",
+    watch: Watch | None = None,
     any_models: bool = False,
+    only: Collection[str] | None = None,
     stop: Stop | None = None,
     limits: Limits | None = None,
-    verify: Verify = "sample",
 ) -> RunResult:
     """Run every edit of a manifest that is not finished in ``out``; see `RunResult`.
 
     ``out``, a path or an fsspec URL, must be empty or of a run with the same models, unless
     ``any_models``: then an edit that was made with other models is made again, and only once its
-    inputs have been checked. ``stop`` may be asked to end the run early.
+    inputs have been checked. ``only`` names the edits to run; None: all. ``stop`` may be asked to
+    end the run early.
 
     An error of one edit ends that edit alone. Raised are those that concern all of them:
     ModelError, RunError, ClusterError.
@@ -145,45 +147,65 @@ def run_manifest(
         raise InputError(f"executor: got {executor!r}, wanted ray or serial")
     if verify not in get_args(Verify):
         raise InputError(f"verify: got {verify!r}, wanted sample, full or off")
-    started, progress, files = time.perf_counter(), progress or Silent(), open_files(out)
-    stop, limits = stop or Stop(), limits or Limits()
+    launch = Launch(workers=workers, executor=executor, address=address, verify=verify)
+    watch, files = watch or Silent(), open_files(out)
+    started, stop, limits = time.perf_counter(), stop or Stop(), limits or Limits()
     load_run(files)  # a store that can't be reached is an error before any work
     card = resolve(manifest.models)
     models = steps.Models(manifest.models, card, fingerprint(card))
-    begun = [begin_edit(spec, files, models) for spec in manifest.edits]
-    todo = [edit for edit in begun if isinstance(edit, steps.Edit)]
-    results = {edit.id: edit for edit in begun if isinstance(edit, EditResult)}
-    progress.begin({edit.id: edit.remaining_cost for edit in todo})
-    for result in results.values():
-        progress.finish(result)
-    peak: dict[str, int] = {}
-    steps.require_room(todo)
-    if todo:
-        claim(files, run_record(manifest, todo, None), any_models=any_models)
-        with closing(
-            Lease.take(files, waiting=lambda holder: progress.wait_for(holder.pid))
-        ) as lease:
-            save_run(files, run_record(manifest, todo, load_run(files)))
-            spec = WorkerSpec(files.url, manifest.models, THREADS)
-            pool = make_executor(
-                executor, spec, workers=workers, address=address, epoch=lease.epoch
-            )
-            with closing(pool):
-                left = [again(edit) for edit in todo]
-                drive = Drive(left, pool, lease, progress, stop, limits, verify)
-                for result in drive.results():
-                    results[result.id] = result
-                    progress.finish(result)
-            peak = drive.peak
+    specs = (spec for spec in manifest.edits if only is None or spec.id in only)
+    board, peak = Board(files, watch, len(manifest.edits)), dict[str, int]()
+    if only is not None:
+        board.rows = {row.id: row for row in load_status(files).edits if row.id not in only}
+    results: dict[str, EditResult] = {}
+
+    def note(result: EditResult) -> None:
+        results[result.id] = result
+        board.finish(result)
+
+    with closing(Ahead(specs, partial(begin_edit, out=files, models=models))) as ahead:
+        todo = []
+        for found in ahead.look():
+            if isinstance(found, EditResult):
+                note(found)
+            else:
+                todo.append(found)
+                board.expect(found)
+        steps.require_room(todo)
+        if todo:
+            claim(files, RunRecord.of(manifest, launch), any_models=any_models)
+            with closing(Lease.take(files, waiting=lambda h: watch.wait_for(h.pid))) as lease:
+                save_run(files, RunRecord.of(manifest, launch))
+                if only is None:
+                    save_edits(files, manifest.edits)
+                files.remove(CANCEL)
+                board.state = "starting"
+                board.tell(now=True)
+                spec = WorkerSpec(files.url, manifest.models, THREADS)
+                with closing(make_executor(launch, spec, epoch=lease.epoch)) as pool:
+                    board.begin(pool.num_workers)
+                    drive = Drive(ahead, pool, lease, board, stop, limits, launch.verify)
+                    for result in drive.results():
+                        note(result)
+                peak = drive.peak
     peak["driver"] = peak_memory_mb()
-    ordered = tuple(
-        results.get(spec.id) or EditResult(id=spec.id, state="stopped") for spec in manifest.edits
-    )
+    ids = (spec.id for spec in manifest.edits if only is None or spec.id in only)
+    ordered = tuple(results.get(id_) or EditResult(id=id_, state="stopped") for id_ in ids)
+    board.end(ordered, stop.reason)
+    known = load_run(files) is not None
+    if known:
+        board.write()
+        profile = board.profile()
+        if profile.seconds:
+            models_used, worker_mb = manifest.models.family, peak.get("worker", 0)
+            save_profile(files, replace(profile, models=models_used, worker_mb=worker_mb))
     return RunResult(
         out=files.url,
         edits=ordered,
         seconds=time.perf_counter() - started,
-        contact_sheet=write_report(files, ordered) if load_run(files) else None,
+        contact_sheet=write_report(files, ordered if only is None else results_of(files))
+        if known
+        else None,
         peak_mb=peak,
         stopped=stop.reason,
         stop_code=stop.code,
@@ -258,36 +280,52 @@ class Drive:
 
     def __init__(
         self,
-        todo: list[steps.Edit],
+        ahead: Ahead,
         pool: Executor,
         lease: Lease,
-        progress: Progress,
+        board: Board,
         stop: Stop,
         limits: Limits,
         verify: Verify = "sample",
     ) -> None:
         self.peak: dict[str, int] = {}
-        self._waiting, self._active = deque(todo), dict[str, Running]()
-        self._pool, self._lease, self._progress = pool, lease, progress
+        self._ahead, self._active = ahead, dict[str, Running]()
+        self._pool, self._lease, self._board = pool, lease, board
         self._stop, self._limits, self._verify = stop, limits, verify
         self._chores: dict[Future[Facts], steps.Chore] = {}
         self._threads = ThreadPoolExecutor(CHORES, "chore")
+        self._journal = Journal(board.out)
         self._failed = 0
+        self._asked = 0.0  # when it was last looked whether the run is cancelled
 
     def results(self) -> Iterator[EditResult]:
         """Each edit's result when it is there; none of those that were stopped."""
         with self._threads:
-            while (self._waiting or self._active) and not self._over():
+            while (self._active or self._ahead.more) and not self._over():
                 self._lease.check()
-                while self._waiting and len(self._active) < AT_ONCE * self._pool.num_workers:
-                    edit = self._waiting.popleft()
-                    tell = self._progress.chore
-                    story = life(edit, self._lease.check, self._verify, tell)
-                    running = Running(edit, story)
-                    self._active[edit.id] = running
-                    yield from self._go_on(running)
-                yield from self._step()
+                for result in chain(self._admit(), self._step()):
+                    self._ahead.ended(result)
+                    yield result
+                self._board.tell()
+                self._journal.write()
             yield from self._wind_up()
+            self._journal.write(now=True)
+
+    def _admit(self) -> Iterator[EditResult]:
+        """Begin with as many edits as keep the workers busy."""
+        while len(self._active) < AT_ONCE * self._pool.num_workers:
+            found = self._ahead.take()
+            if found is None:
+                return
+            if isinstance(found, EditResult):
+                yield found
+                continue
+            edit = again(found)
+            story = life(edit, self._lease.check, self._verify, self._board.chore)
+            running = self._active[edit.id] = Running(edit, story)
+            self._board.enter(edit)
+            self._journal.say(edit.id, f"begins, driver {os.getpid()} on {socket.gethostname()}")
+            yield from self._go_on(running)
 
     def _over(self) -> bool:
         limits = self._limits
@@ -295,6 +333,11 @@ class Drive:
             self._end("the deadline has passed")
         if limits.failures is not None and self._failed > limits.failures:
             self._end(f"{self._failed} edits have failed")
+        if self._stop.reason is None and time.monotonic() - self._asked >= ASK:
+            self._asked = time.monotonic()
+            if (grace := cancelled(self._board.out)) is not None:
+                self._stop.grace = grace
+                self._stop.ask("cancelled", CANCELLED)
         return self._stop.reason is not None
 
     def _end(self, reason: str) -> None:
@@ -324,10 +367,14 @@ class Drive:
             chore = self._chores.pop(future)
             if not future.cancelled():
                 yield from self._take_chore(chore, future)
-        with suppress(LookupError):
+        try:
             outcome = self._pool.wait(LOOK if self._chores else 1.0)
-            if outcome is not None:
-                yield from self._take(outcome)
+        except LookupError:
+            if not self._chores:  # edits are being looked at
+                time.sleep(LOOK)
+            return
+        if outcome is not None:
+            yield from self._take(outcome)
 
     def _take(self, outcome: Outcome) -> Iterator[EditResult]:
         """Enter a finished task, and go on with its edit when its wave is done."""
@@ -342,7 +389,8 @@ class Drive:
             yield self._fail(running, outcome.error)
             return
         self.peak["worker"] = max(self.peak.get("worker", 0), outcome.facts["peak_mb"])
-        self._progress.advance(task.edit, task, running.edit.record.plan.cost(task))
+        self._board.advance(task.edit, task, running.edit.record.plan.cost(task), outcome.facts)
+        self._journal.say(task.edit, _told(task, outcome))
         running.edit.ledger.learn(task.name, outcome.facts)
         yield from self._enter(running, task.name)
 
@@ -370,11 +418,15 @@ class Drive:
             while not running.pending:
                 wave = next(running.life)
                 running.pending = {work.name for work in wave}
+                tasks = [work for work in wave if isinstance(work, Task)]
+                self._board.wave(edit.id, edit.record.plan, tasks)
                 for work in wave:
                     self._hand_out(edit, work)
         except StopIteration:
             del self._active[edit.id]
             facts = edit.ledger["export"]
+            self._journal.say(edit.id, f"done: {edit.target}")
+            self._journal.leave(edit.id)
             yield EditResult(
                 id=edit.id,
                 state="done",
@@ -398,11 +450,16 @@ class Drive:
         self._pool.submit(order, ranks=plan.ranks(work), kind=kind, ahead=ahead)
 
     def _fail(self, running: Running, error: Exception) -> EditResult:
-        name = running.edit.id
-        del self._active[name]
+        edit = running.edit
+        del self._active[edit.id]
         self._failed += 1
-        self._pool.drop(lambda order: order.task.edit == name)
-        return failed(name, error)
+        self._pool.drop(lambda order: order.task.edit == edit.id)
+        self._journal.fail(edit.id, error)
+        self._journal.leave(edit.id)
+        result = failed(edit.id, error)
+        if isinstance(error, WorkerError):
+            return set_aside(edit, result)
+        return result
 
 
 def again(edit: steps.Edit) -> steps.Edit:
@@ -411,12 +468,40 @@ def again(edit: steps.Edit) -> steps.Edit:
 
 
 def failed(name: str, error: Exception) -> EditResult:
-    """A failed edit with its error in one line; an error that nobody foresaw is logged whole."""
+    """A failed edit with its error in one line."""
     if not isinstance(error, MsbdError):
         log.debug("edit %s", name, exc_info=error)
         first = next(iter(str(error).strip().splitlines()), "")
         error = MsbdError(f"{type(error).__name__}: {first}")
     return EditResult(id=name, state="failed", error=error)
+
+
+def set_aside(edit: steps.Edit, result: EditResult) -> EditResult:
+    """An edit that kills workers is not tried again by itself: it would kill them again."""
+    text = {"key": edit.record.key, "error": str(result.error)}
+    edit.files.write(QUARANTINE, json.dumps(text).encode())
+    return replace(result, state="quarantined")
+
+
+def aside(edit: steps.Edit) -> EditResult | None:
+    """What is said of an edit that was set aside, and is still the same."""
+    try:
+        found = json.loads(edit.files.read(QUARANTINE))
+    except (FileNotFoundError, ValueError):
+        return None
+    if found["key"] != edit.record.key:
+        return None
+    error = WorkerError(f"{found['error']}; `msbd retry` tries it again")
+    return EditResult(id=edit.id, state="quarantined", error=error)
+
+
+def _told(task: Task, outcome: Outcome) -> str:
+    """A finished task as lines of a log."""
+    facts = outcome.facts or {}
+    ranks = f" by a gang of {facts['ranks']}" if facts.get("ranks", 1) > 1 else ""
+    tries = f", try {outcome.attempts}" if outcome.attempts > 1 else ""
+    first = f"{task.name}: {facts.get('seconds', 0):.1f} s{ranks}{tries} by {facts.get('by', '?')}"
+    return "\n".join([first, *facts.get("log", ())])
 
 
 def begin_edit(spec: EditSpec, out: Files, models: steps.Models) -> steps.Edit | EditResult:
@@ -428,20 +513,7 @@ def begin_edit(spec: EditSpec, out: Files, models: steps.Models) -> steps.Edit |
     if edit.is_finished:
         tidy(edit)  # it may have been killed right before
         return EditResult(id=spec.id, state="kept", output=edit.target, seed=edit.record.seed)
-    return edit
-
-
-def run_record(manifest: Manifest, todo: list[steps.Edit], earlier: RunRecord | None) -> RunRecord:
-    """The record of this run; what an earlier one in the same directory did stays in it."""
-    plans, seeds = (earlier.plans, earlier.seeds) if earlier else ({}, {})
-    return RunRecord(
-        manifest=str(manifest.path),
-        models=manifest.models,
-        plans={**plans, **{edit.id: edit.record.plan.digest for edit in todo}},
-        seeds={**seeds, **{edit.id: edit.record.seed for edit in todo}},
-        threads=THREADS,
-        versions=package_versions(),
-    )
+    return aside(edit) or edit
 
 
 def claim(out: Files, record: RunRecord, *, any_models: bool) -> None:
@@ -465,13 +537,13 @@ def claim(out: Files, record: RunRecord, *, any_models: bool) -> None:
         )
 
 
-def make_executor(
-    kind: ExecutorKind, spec: WorkerSpec, *, workers: int | None, address: str | None, epoch: int
-) -> Executor:
+def make_executor(launch: Launch, spec: WorkerSpec, *, epoch: int) -> Executor:
     """Workers in this process (serial) or as Ray actors."""
-    if kind == "serial":
+    if launch.executor == "serial":
         return SerialExecutor(spec, epoch=epoch)
     from msbd_dist.dist.ray_executor import RayExecutor
 
     use_gpus = spec.models.device != "cpu"
-    return RayExecutor(spec, num_workers=workers, use_gpus=use_gpus, address=address, epoch=epoch)
+    return RayExecutor(
+        spec, num_workers=launch.workers, use_gpus=use_gpus, address=launch.address, epoch=epoch
+    )

@@ -35,7 +35,6 @@ from msbd_dist.batch.record import (
 from msbd_dist.canvas.export import (
     Edited,
     How,
-    Verify,
     check_target,
     kind_of,
     largest_bytes,
@@ -57,7 +56,7 @@ from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import Bools, Floats
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Plan, Stage, make_plan
-from msbd_dist.core.spec import Drawn, EditSpec, ModelSpec
+from msbd_dist.core.spec import Drawn, EditSpec, ModelSpec, Verify
 from msbd_dist.dist.executor import Attempt, History, RetryPolicy, persevere
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import Card
@@ -131,7 +130,7 @@ def target_of(spec: EditSpec, files: Files, picture: Picture) -> str:
     """Where an edit's finished picture goes: a local path or URL; by default in the run directory,
     as the kind of file that the image is, or as PNG."""
     if spec.in_place:
-        return spec.image
+        return spec.source
     suffix = {"TIFF": ".tif", "OME-Zarr": ".ome.zarr"}.get(picture.kind.split()[0], ".png")
     return spec.output or f"{files.url}/output{suffix}"
 
@@ -162,12 +161,12 @@ def inputs_of(spec: EditSpec) -> dict[str, str]:
         mask = hashlib.sha256(repr(spec.mask).encode()).hexdigest()
     else:
         mask = content_digest(spec.mask)
-    return {"image": content_digest(spec.image), "mask": mask}
+    return {"image": content_digest(spec.source), "mask": mask}
 
 
 def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
     """Read a picture and its mask, and plan the edit. Errors are one line about this edit."""
-    picture = Picture.open(spec.image)
+    picture = Picture.open(spec.source)
     mask = mask_of(spec, picture)
     plan = make_plan(picture.size, mask.bbox, mask.any, family=card.family, method=spec.method)
     if len(plan.stages) > 1:
@@ -202,11 +201,11 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
     try:
         inputs = inputs_of(spec)
     except OSError:  # what opens pictures has the better words
-        mask_of(spec, Picture.open(spec.image))
+        mask_of(spec, Picture.open(spec.source))
         raise
     earlier = _earlier(spec, files, models, inputs)
     if earlier is not None:
-        edit = Edit(earlier, files, Picture.open(spec.image), ledger_of(files, earlier))
+        edit = Edit(earlier, files, Picture.open(spec.source), ledger_of(files, earlier))
         if edit.is_finished:
             return edit
     plan, picture = plan_edit(spec, models.card)
@@ -220,7 +219,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         inputs=earlier.inputs if earlier else inputs,
         models=models.spec,
         weights=models.weights,
-        direct=picture.random and (isinstance(files, LocalFiles) or is_url(spec.image)),
+        direct=picture.random and (isinstance(files, LocalFiles) or is_url(spec.source)),
     )
     edit = Edit(record, files, picture, ledger_of(files, record))
     if earlier is None and "ingest" in edit.ledger:  # its record was damaged
@@ -242,16 +241,16 @@ def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
     if spec.in_place:
         if not isinstance(picture.reader, OmeReader):
             kind = picture.kind
-            raise ImageError(f"{spec.image}: is a {kind}; only an OME-Zarr is edited in place")
+            raise ImageError(f"{spec.source}: is a {kind}; only an OME-Zarr is edited in place")
         if why := can_patch(picture.reader):
-            raise ImageError(f"{spec.image}: can't be edited in place: {why}; write a copy")
+            raise ImageError(f"{spec.source}: can't be edited in place: {why}; write a copy")
     if not is_url(target):
         require_writable(Path(target))
     check_target(picture, target, how)
     need, free = memory_bytes(picture, target), psutil.virtual_memory().available
     if need > free:
         raise ImageError(
-            f"{spec.image}: takes {need / 1e9:.1f} GB of memory from {picture.kind} to {target}, "
+            f"{spec.source}: takes {need / 1e9:.1f} GB of memory from {picture.kind} to {target}, "
             f"{free / 1e9:.1f} GB are free; save it as a tiled TIFF or an OME-Zarr, and write one"
         )
     if lost := losses(picture, target, how):
@@ -404,10 +403,7 @@ def export(
     if former and (former["output"], former["how"]) != (edit.target, repr(edit.how)):
         still_ours()
         edit.ledger.forget("export")
-    plan = edit.record.plan
-    patch = Patch(edit.canvas(plan.final), np.dtype(edit.record.dtype))
-    told = partial(tell, edit.id, "writing")
-    edited = Edited(edit.picture, plan.bbox, patch, patch, told)
+    edited, patch = edited_of(edit, partial(tell, edit.id, "writing"))
     facts: Facts = {"output": edit.target, "how": repr(edit.how)}
 
     if edit.record.spec.in_place:
@@ -417,8 +413,8 @@ def export(
         facts["changed_samples"] = patch.changed  # up to here each was asked for once
         found = verify(replace(edited, tell=partial(tell, edit.id, "comparing")), place, which)
         facts["compared"], facts["pixels"] = found.compared, found.pixels
-        if content_digest(edit.record.spec.image) != edit.record.inputs["image"]:
-            raise ImageError(f"{edit.record.spec.image}: was changed during the run; run it again")
+        if content_digest(edit.record.spec.source) != edit.record.inputs["image"]:
+            raise ImageError(f"{edit.record.spec.source}: was changed during the run; run it again")
         show(edit, edited)
         still_ours()
 
@@ -435,6 +431,13 @@ def export(
     return facts | {"sha256": content_digest(edit.target)}
 
 
+def edited_of(edit: Edit, tell: Callable[[float], None] = lambda _: None) -> tuple[Edited, Patch]:
+    """The edited picture as windows, from what is stored of it."""
+    plan = edit.record.plan
+    patch = Patch(edit.canvas(plan.final), np.dtype(edit.record.dtype))
+    return Edited(edit.picture, plan.bbox, patch, patch, tell), patch
+
+
 def edit_in_place(
     edit: Edit,
     edited: Edited,
@@ -442,7 +445,7 @@ def edit_in_place(
     show: Callable[[Edit, Edited], None],
 ) -> Facts:
     """Change the chunks of an OME-Zarr that the edit meets; their originals are in the journal."""
-    image, journal = edit.record.spec.image, journal_of(edit.files, edit.record)
+    image, journal = edit.record.spec.source, journal_of(edit.files, edit.record)
     begun = bool(journal.names())
     if not begun and content_digest(image) != edit.record.inputs["image"]:
         raise ImageError(f"{image}: was changed during the run; run it again")

@@ -23,6 +23,7 @@ import zarr
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
+from msbd_dist.batch.journal import heard
 from msbd_dist.batch.record import (
     EditRecord,
     Order,
@@ -33,9 +34,9 @@ from msbd_dist.batch.record import (
 )
 from msbd_dist.canvas.files import Files, open_files, store_errors
 from msbd_dist.canvas.images import Picture
-from msbd_dist.canvas.ledger import Facts, Ledger
+from msbd_dist.canvas.ledger import Facts, Ledger, Versions
 from msbd_dist.canvas.masks import scale_mask
-from msbd_dist.canvas.store import Canvas, Versions, canvas_group
+from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import (
     Bools,
     Floats,
@@ -127,7 +128,7 @@ class TaskWorker:
         Returns the facts of its marker: of another attempt, where that was first.
         """
         started, task = time.perf_counter(), order.task
-        with store_errors(self._run.url), intra_op_threads(self._threads):
+        with store_errors(self._run.url), intra_op_threads(self._threads), heard() as lines:
             scene = self._scene(order, attempt.name, beat)
             if task.kind == "fit":
                 facts = self._fit(scene, task.slots, team or Alone())
@@ -140,6 +141,8 @@ class TaskWorker:
             "seconds": round(time.perf_counter() - started, 3),
             "peak_mb": peak_memory_mb(),
             "models": self._models.describe(),
+            "by": f"{os.getpid()} on {socket.gethostname()}",
+            **({"log": lines} if lines else {}),
         }
         if team is not None and team.rank > 0:
             return facts
@@ -185,7 +188,7 @@ class TaskWorker:
         if order.work not in self._opened:
             work = self._run / order.work
             record = load_edit(work)
-            picture = _source(record.spec.image) if record.direct else None
+            picture = _source(record.spec.source) if record.direct else None
             self._opened = {order.work: _Opened(record, work, canvas_group(work), picture)}
         opened = self._opened[order.work]
         plan = opened.record.plan

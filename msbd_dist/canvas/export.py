@@ -37,11 +37,10 @@ from msbd_dist.canvas.tiff import TiffReader
 from msbd_dist.canvas.tiff_tags import add_exif
 from msbd_dist.canvas.vips import Streamed, reason, strip_rows
 from msbd_dist.core.geometry import Box, Size
-from msbd_dist.core.spec import OmeVersion, TiffWay
+from msbd_dist.core.spec import OmeVersion, TiffWay, Verify
 from msbd_dist.errors import ImageError, RunError, StoreError
 
 Kind = Literal["PNG", "TIFF", "WebP", "JPEG", "OME-Zarr", "DeepZoom"]
-Verify = Literal["sample", "full", "off"]
 
 SUFFIXES: dict[str, Kind] = {
     ".png": "PNG",

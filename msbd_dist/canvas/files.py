@@ -18,12 +18,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
-
-from zarr.abc.store import Store
-from zarr.storage import FsspecStore, LocalStore
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msbd_dist.errors import RunError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
 
 
 class Files(Protocol):
@@ -52,6 +52,14 @@ class Files(Protocol):
 
     def names(self, folder: str = "") -> list[str]:
         """The files right in a folder, sorted, without hidden ones; none where it is not there."""
+        ...
+
+    def folders(self, folder: str = "") -> list[str]:
+        """The same of the folders in it."""
+        ...
+
+    def size(self, name: str = "") -> int:
+        """Bytes of a file, or of all that is in a folder; 0 where there is nothing."""
         ...
 
     def remove(self, name: str) -> None:
@@ -141,6 +149,17 @@ class LocalFiles:
             return sorted(e.name for e in entries if e.is_file() and not e.name.startswith("."))
         return []
 
+    def folders(self, folder: str = "") -> list[str]:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            entries = os.scandir(self.path / folder)
+            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        return []
+
+    def size(self, name: str = "") -> int:
+        target = self.path / name
+        files = target.rglob("*") if target.is_dir() else [target]
+        return sum(path.stat().st_size for path in files if path.is_file())
+
     def remove(self, name: str) -> None:
         target = self.path / name
         if target.is_dir() and not target.is_symlink():
@@ -153,6 +172,8 @@ class LocalFiles:
         return not self.path.exists() or not any(self.path.iterdir())
 
     def zarr(self, name: str) -> Store:
+        from zarr.storage import LocalStore  # takes long to import, and who only looks needs none
+
         return LocalStore(self.path / name)
 
     def __truediv__(self, folder: str) -> LocalFiles:
@@ -220,13 +241,24 @@ class UrlFiles:
                 self._system.put_file(str(source), self._at(name))
 
     def names(self, folder: str = "") -> list[str]:
+        return self._listed(folder, "file")
+
+    def folders(self, folder: str = "") -> list[str]:
+        return self._listed(folder, "directory")
+
+    def _listed(self, folder: str, kind: str) -> list[str]:
         try:
             with store_errors(self.url):
                 entries = self._system.ls(self._at(folder), detail=True)
         except FileNotFoundError:
             return []
-        files = (e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
-        return sorted(name for name in files if name and not name.startswith("."))
+        found = (e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == kind)
+        return sorted(name for name in found if name and not name.startswith("."))
+
+    def size(self, name: str = "") -> int:
+        with suppress(FileNotFoundError), store_errors(self.url):
+            return int(self._system.du(self._at(name)))
+        return 0
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError), store_errors(self.url):
@@ -238,6 +270,8 @@ class UrlFiles:
             return not self._system.find(self._path, maxdepth=2)
 
     def zarr(self, name: str) -> Store:
+        from zarr.storage import FsspecStore
+
         options = {"use_listings_cache": False}
         return FsspecStore.from_url((self / name).url, storage_options=options)
 

@@ -49,11 +49,16 @@ class Holder:
     released: bool = False
 
     @property
+    def is_here(self) -> bool:
+        """Whether it is on this host, where one can see whether it lives."""
+        return self.host == _host()
+
+    @property
     def gone(self) -> bool:
         """Whether it has left, as far as can be seen from here."""
         if self.released:
             return True
-        if self.host != _host():
+        if not self.is_here:
             return False
         try:
             return _born(self.pid) != self.born
@@ -138,6 +143,11 @@ class Lease:
     def _write(self, **changes: Any) -> None:
         self._holder = Holder(**{**asdict(self._holder), **changes})
         self._files.write(_name(self.epoch), _text(self._holder))
+
+
+def last_holder(out: Files) -> Holder | None:
+    """Who holds a run or held it last; None where nobody ever did."""
+    return _latest(out / "lease")[1]
 
 
 def _latest(files: Files) -> tuple[int, Holder | None]:

@@ -8,11 +8,28 @@ twice has one marker, and the attempt that is named in it is the one whose resul
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from msbd_dist.canvas.files import Files
 
 Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Version:
+    """The attempts whose results count in one wave: of each slot, named by the slot."""
+
+    usual: str
+    others: Mapping[int, str] = field(default_factory=dict)
+
+    def of(self, slot: int) -> str:
+        return self.others.get(slot, self.usual)
+
+
+Versions = Mapping[str, Version]
+"""By wave: ``ingest``, or ``<stage>-<kind>`` as in the names of tasks."""
 
 
 class Ledger:
@@ -33,6 +50,10 @@ class Ledger:
     def __getitem__(self, name: str) -> Facts:
         """The facts of a finished task; KeyError where it is not finished."""
         return self._facts[name]
+
+    def facts(self) -> Collection[Facts]:
+        """Of all finished tasks."""
+        return self._facts.values()
 
     def get(self, name: str) -> Facts | None:
         """The facts of a task, or None where it is not finished."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import fsspec
 
 from msbd_dist.canvas.files import store_errors
 
+_SETTLED = 2_000_000_000  # nanoseconds after which a file's times tell that it was changed again
 _CHANGED_WITH = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
 
 
@@ -45,6 +47,19 @@ def stored_bytes(place: str) -> int:
 
 
 def _sha256(path: Path) -> str:
+    """Of a file's content; read once as long as nothing says that it has changed."""
+    found = path.stat()
+    if time.time_ns() - found.st_mtime_ns < _SETTLED:  # it may change again at the same moment
+        return _sha256_of(path)
+    return _sha256_known(path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+@lru_cache(maxsize=1 << 16)
+def _sha256_known(path: Path, *_: int) -> str:
+    return _sha256_of(path)
+
+
+def _sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -17,8 +17,6 @@ Each attempt at a task writes to arrays of its own, and readers are told which a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -30,27 +28,13 @@ from zarr.errors import ContainsArrayError
 
 from msbd_dist.canvas.files import Files, LocalFiles
 from msbd_dist.canvas.images import Picture, from_float, to_float
+from msbd_dist.canvas.ledger import Versions
 from msbd_dist.core.compose import Bools, Floats, read_reflected
 from msbd_dist.core.geometry import Box
 from msbd_dist.core.plan import Plan, Stage
 from msbd_dist.errors import StoreError
 
 REST = np.dtype(np.uint16)
-
-
-@dataclass(frozen=True)
-class Version:
-    """The attempts whose results count in one wave: of each slot, named by the slot."""
-
-    usual: str
-    others: Mapping[int, str] = field(default_factory=dict)
-
-    def of(self, slot: int) -> str:
-        return self.others.get(slot, self.usual)
-
-
-Versions = Mapping[str, Version]
-"""By wave: ``ingest``, or ``<stage>-<kind>`` as in the names of tasks."""
 
 
 def canvas_group(work: Files) -> zarr.Group:

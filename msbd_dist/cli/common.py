@@ -5,12 +5,15 @@ Results go to stdout, words for people to stderr.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+
+from msbd_dist.errors import InputError
 
 if TYPE_CHECKING:
     from msbd_dist.batch.manifest import Manifest
@@ -67,6 +70,14 @@ AllowLoss = Annotated[
     bool,
     typer.Option("--allow-loss", help="Write formats that can't hold all that an image has."),
 ]
+Every = Annotated[
+    float,
+    typer.Option("--every", min=0.1, help="Seconds between two lines in a pipe."),
+]
+Out = Annotated[str, typer.Argument(metavar="OUT", help="Run directory, a path or a URL.")]
+As = Annotated[
+    str, typer.Option("--output", "-o", metavar="text|json", help="How to say it on stdout.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any option of the method, e.g. steps=25."),
@@ -76,6 +87,19 @@ Settings = Annotated[
 def fail(message: str, code: int) -> NoReturn:
     console.print(f"msbd: {message}", style="red", markup=False, highlight=False)
     sys.exit(code)
+
+
+def wants_json(output: str) -> bool:
+    """What --output says. InputError where it is neither."""
+    if output not in ("text", "json"):
+        raise InputError(f"--output: got {output!r}, wanted text or json")
+    return output == "json"
+
+
+def emit(kind: str, values: dict[str, Any]) -> None:
+    """A document on stdout. Its ``version`` goes up when a key goes or changes its meaning."""
+    text = json.dumps({"version": 1, "kind": kind, **values}, indent=1)
+    out_console.out(text, highlight=False)
 
 
 def load_manifest(

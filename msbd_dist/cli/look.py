@@ -1,58 +1,293 @@
-"""Verbs that look: plan, doctor, version."""
+"""Verbs that look: plan, status, logs, describe, report, doctor, version."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.live import Live
 from rich.table import Table
 
 from msbd_dist.cli.common import (
     AllowLoss,
+    As,
     Clip,
     Device,
     Models,
+    Out,
     Sr,
     console,
+    emit,
     load_manifest,
     model_spec,
     out_console,
+    wants_json,
 )
+from msbd_dist.cli.progress import duration, in_a_line, picture
 from msbd_dist.errors import MsbdError
 
 if TYPE_CHECKING:
+    from msbd_dist.batch.status import Status
     from msbd_dist.core.plan import Plan
+
+WATCHED = 2.0  # seconds between two looks
 
 
 def plan(
-    manifest: Annotated[Path, typer.Argument(help="YAML manifest of edits.")],
+    manifest: Annotated[Path, typer.Argument(help="Manifest of edits.")],
     models: Models = None,
     sr: Sr = None,
     clip: Clip = None,
     allow_loss: AllowLoss = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Run directory, or its profile.json, whose speed to reckon with."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Workers to reckon with.")] = 1,
+    price: Annotated[float, typer.Option(min=0, help="Of one worker for an hour.")] = 0.0,
+    output: As = "text",
 ) -> None:
-    """Show what a manifest would do: stages, segments, denoiser calls, bytes. Runs nothing.
+    """Show what a manifest would do: stages, segments, denoiser calls, bytes, time, cost.
 
-    Example: msbd plan jobs/demo.yaml
+    Runs nothing. Time and cost need the --profile of a run on the same kind of worker.
+
+    Example: msbd plan jobs/demo.yaml --profile runs/demo --gpus 8 --price 2.5
     """
+    from msbd_dist.batch.estimate import hours_of, load_profile
     from msbd_dist.batch.steps import plan_and_check
     from msbd_dist.models.card import resolve
 
+    as_json = wants_json(output)
     loaded = load_manifest(manifest, models, allow_loss, sr=sr, clip=clip, device=None)
+    pace = None if profile is None else load_profile(profile)
     card = resolve(loaded.models)
-    failures = 0
+    plans: list[Plan] = []
+    edits: list[dict[str, Any]] = []
+    problems: list[dict[str, str]] = []
     for spec in loaded.edits:
         try:
-            found, picture, written = plan_and_check(spec, card)
+            found, image, written = plan_and_check(spec, card)
         except MsbdError as error:
-            failures += 1
+            problems.append({"id": spec.id, "error": str(error)})
             console.print(f"{spec.id}: {error}", style="red", markup=False, highlight=False)
             continue
-        out_console.print(f"\n{spec.id}  {picture.format}", style="bold", markup=False)
+        plans.append(found)
+        if as_json:
+            seconds = None if pace is None else round(pace.of(found), 1)
+            edits.append({"id": spec.id, **_plan_json(found), "worker_seconds": seconds})
+            continue
+        out_console.print(f"\n{spec.id}  {image.format}", style="bold", markup=False)
         _print_plan(found)
         out_console.print(written, markup=False, highlight=False)
-    raise typer.Exit(2 if failures == len(loaded.edits) else 1 if failures else 0)
+    total: dict[str, Any] = {
+        "edits": len(plans),
+        "denoiser_calls": sum(p.denoiser_calls(s) for p in plans for s in p.stages),
+        "decoder_passes": sum(p.decoder_passes(s) for p in plans for s in p.stages),
+        "stored_bytes": sum(p.stored_bytes for p in plans),
+    }
+    if pace is not None and plans:
+        hours, until = hours_of(pace, plans, gpus)
+        total |= {
+            "worker_hours": round(hours, 4),
+            "workers": gpus,
+            "hours": round(until, 4),
+            "cost": round(hours * price, 2),
+            "worker_mb": pace.worker_mb,
+        }
+    if as_json:
+        emit("plan", {"edits": edits, "problems": problems, "total": total})
+    else:
+        _print_total(total, price)
+    raise typer.Exit(2 if not plans else 1 if problems else 0)
+
+
+def _plan_json(found: Plan) -> dict[str, Any]:
+    return {
+        "plan": found.digest,
+        "size": [found.image.width, found.image.height],
+        "region": list(found.stages[-1].region.size.shape)[::-1],
+        "stages": [
+            {
+                "index": stage.index,
+                "kind": stage.kind,
+                "size": [stage.size.width, stage.size.height],
+                "segments": len(stage.segments),
+                "grid": len(stage.grid),
+                "denoiser_calls": found.denoiser_calls(stage),
+                "decoder_passes": found.decoder_passes(stage),
+            }
+            for stage in found.stages
+        ],
+        "stored_bytes": found.stored_bytes,
+    }
+
+
+def _print_plan(found: Plan) -> None:
+    table = Table("stage", "size", "segments", "denoiser calls", "decoder passes", box=None)
+    for stage in found.stages:
+        table.add_row(
+            f"{stage.index} {stage.kind}",
+            str(stage.size),
+            f"{len(stage.segments)} of {len(stage.grid)}",
+            f"{found.denoiser_calls(stage):,}",
+            f"{found.decoder_passes(stage):,}",
+        )
+    out_console.print(table)
+    out_console.print(
+        f"region {found.stages[-1].region.size} px about mask {found.bbox}; at most "
+        f"{found.stored_bytes / 1e6:,.0f} MB stored beside the picture; plan {found.digest}",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _print_total(total: dict[str, Any], price: float) -> None:
+    text = (
+        f"\n{total['edits']} edits: {total['denoiser_calls']:,} denoiser calls, "
+        f"{total['decoder_passes']:,} decoder passes, at most "
+        f"{total['stored_bytes'] / 1e6:,.0f} MB stored"
+    )
+    if "hours" in total:
+        text += (
+            f"; {duration(total['worker_hours'] * 3600)} of one worker, "
+            f"{duration(total['hours'] * 3600)} with {total['workers']}, "
+            f"{total['worker_mb']:,} MB of memory each"
+        )
+        text += f"; costs {total['cost']:,.2f}" if price else ""
+    else:
+        text += "; for time and cost give the --profile of a run"
+    out_console.print(text, markup=False, highlight=False)
+
+
+def status(
+    out: Out,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again until the run ends.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only edits that have failed.")] = False,
+    output: As = "text",
+) -> None:
+    """Show how far a run is, and what has become of its edits.
+
+    Exit code: 0 all finished or still running, 1 some failed or not finished.
+
+    Example: msbd status runs/demo --watch
+    """
+    from msbd_dist.batch.status import FAILED, load_status
+    from msbd_dist.canvas.files import open_files
+
+    files = open_files(out)
+    as_json, now = wants_json(output), load_status(files)
+    if watch and not as_json:
+        now = _watched(out, now)
+    rows = [row for row in now.edits if not failed or row.state in FAILED]
+    if as_json:
+        emit("status", {**asdict(now), "edits": [asdict(row) for row in rows]})
+    else:
+        out_console.print(picture(now))
+        widest = max((len(row.id) for row in rows), default=0)
+        for row in rows:
+            line = f"{row.id:<{widest}}  {row.state:<11}  {row.error or row.output or ''}"
+            out_console.print(line.rstrip(), markup=False, highlight=False)
+        if now.state == "interrupted":
+            text = f"its driver has gone; `msbd resume {out}` goes on"
+            console.print(text, style="yellow", markup=False, highlight=False)
+    ended = now.state in ("ended", "interrupted")
+    raise typer.Exit(1 if now.failed or (ended and now.finished < now.total) else 0)
+
+
+def _watched(out: str, now: Status) -> Status:
+    """Show a run until it ends: bars on a terminal, lines in a pipe."""
+    from msbd_dist.batch.status import load_status
+    from msbd_dist.canvas.files import open_files
+
+    files = open_files(out)
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+        while now.state not in ("ended", "interrupted"):
+            if console.is_terminal:
+                live.update(picture(now), refresh=True)
+            else:
+                console.print(in_a_line(now), markup=False, highlight=False)
+            time.sleep(WATCHED)
+            now = load_status(files)
+    return now
+
+
+def logs(
+    out: Out,
+    edit: Annotated[str, typer.Argument(help="Id of the edit.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run ends.")
+    ] = False,
+) -> None:
+    """Print what happened to an edit: its tasks, warnings, and errors with their tracebacks.
+
+    Example: msbd logs runs/demo star --follow
+    """
+    from msbd_dist.batch.journal import read_log
+    from msbd_dist.batch.status import load_status
+    from msbd_dist.canvas.files import open_files
+    from msbd_dist.errors import RunError
+
+    files, shown = open_files(out), 0
+    while True:
+        state = load_status(files).state
+        text = read_log(files, edit)
+        if text is None and not follow:
+            raise RunError(f"{out}: has no log of {edit!r}; see `msbd status {out}`")
+        new = (text or "")[shown:]
+        shown += len(new)
+        out_console.out(new, end="", highlight=False)
+        if not follow or state in ("ended", "interrupted"):
+            return
+        time.sleep(WATCHED)
+
+
+def describe(
+    out: Out,
+    edit: Annotated[str, typer.Argument(help="Id of the edit.")],
+    output: As = "text",
+) -> None:
+    """Show all that is known of an edit: what decided it, how far it is, what it took.
+
+    Example: msbd describe runs/demo star
+    """
+    from msbd_dist.batch.describe import describe as found_of
+    from msbd_dist.canvas.files import open_files
+
+    found = found_of(open_files(out), edit)
+    if wants_json(output):
+        emit(found.pop("kind"), found)
+        return
+    stages = found.pop("stages", [])
+    for key, value in found.items():
+        if key not in ("version", "kind") and value is not None:
+            out_console.print(f"{key:<16} {value}", markup=False, highlight=False)
+    table = Table("stage", "size", "segments", "tasks", box=None)
+    for stage in stages:
+        tasks = ", ".join(
+            f"{kind} {t['done']}/{t['of']} {t['seconds']:g} s" for kind, t in stage["tasks"].items()
+        )
+        width, height = stage["size"]
+        segments = f"{stage['segments']} of {stage['grid']}"
+        table.add_row(f"{stage['index']} {stage['kind']}", f"{width}x{height}", segments, tasks)
+    if stages:
+        out_console.print(table)
+
+
+def report(out: Out) -> None:
+    """Write the report anew from what is stored: report.json, the contact sheet and the page.
+
+    Example: msbd report runs/demo
+    """
+    from msbd_dist.batch.report import write_report
+    from msbd_dist.batch.resume import results_of
+    from msbd_dist.canvas.files import open_files
+
+    files = open_files(out)
+    sheet = write_report(files, results_of(files))
+    out_console.print(sheet or f"{files.url}/report.json", markup=False, highlight=False)
 
 
 def doctor(
@@ -81,22 +316,3 @@ def version() -> None:
     from importlib.metadata import version as installed
 
     out_console.print(installed("msbd_dist"), highlight=False)
-
-
-def _print_plan(found: Plan) -> None:
-    table = Table("stage", "size", "segments", "denoiser calls", "decoder passes", box=None)
-    for stage in found.stages:
-        table.add_row(
-            f"{stage.index} {stage.kind}",
-            str(stage.size),
-            f"{len(stage.segments)} of {len(stage.grid)}",
-            f"{found.denoiser_calls(stage):,}",
-            f"{found.decoder_passes(stage):,}",
-        )
-    out_console.print(table)
-    out_console.print(
-        f"region {found.stages[-1].region.size} px about mask {found.bbox}; at most "
-        f"{found.stored_bytes / 1e6:,.0f} MB stored beside the picture; plan {found.digest}",
-        markup=False,
-        highlight=False,
-    )

@@ -1,11 +1,11 @@
-"""Verbs that work: edit, run."""
+"""Verbs that work: edit, run, resume, retry."""
 
 from __future__ import annotations
 
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -18,11 +18,13 @@ from msbd_dist.cli.common import (
     Clip,
     Deadline,
     Device,
+    Every,
     ExecutorName,
     FailFast,
     Grace,
     MaxFailures,
     Models,
+    Out,
     Settings,
     Sr,
     VerifyWhat,
@@ -32,13 +34,14 @@ from msbd_dist.cli.common import (
     model_spec,
     out_console,
 )
-from msbd_dist.cli.progress import watching
+from msbd_dist.cli.progress import EVERY, watching
 from msbd_dist.errors import InputError
 
 if TYPE_CHECKING:
     from msbd_dist.batch.manifest import Manifest
-    from msbd_dist.batch.run import ExecutorKind, RunResult, Stop
-    from msbd_dist.canvas.export import Verify
+    from msbd_dist.batch.record import ExecutorKind
+    from msbd_dist.batch.run import RunResult, Stop
+    from msbd_dist.core.spec import Verify
 
 
 def edit(
@@ -123,11 +126,12 @@ def run(
     grace: Grace = 30.0,
     verify: VerifyWhat = "sample",
     allow_loss: AllowLoss = False,
+    every: Every = EVERY,
 ) -> None:
     """Run all edits of a manifest; run it again to continue after an interruption.
 
-    Exit code: 0 all finished, 1 some failed, 2 wrong input, 3 no cluster, 5 deadline or too many
-    failures, 130 and 143 after Ctrl-C and SIGTERM.
+    Exit code: 0 all finished, 1 some failed, 2 wrong input, 3 no cluster, 4 cancelled, 5 deadline
+    or too many failures, 130 and 143 after Ctrl-C and SIGTERM.
 
     Example: msbd run jobs/demo.yaml --out runs/demo
     """
@@ -142,14 +146,97 @@ def run(
         max_failures=0 if fail_fast else max_failures,
         seconds=None if deadline is None else _seconds(deadline),
         verify=verify,
+        every=every,
     )
-    widest = max(len(one.id) for one in result.edits)
+    _print_results(result)
+    raise typer.Exit(result.exit_code)
+
+
+def resume(
+    out: Out,
+    workers: Workers = None,
+    address: Address = None,
+    fail_fast: FailFast = False,
+    max_failures: MaxFailures = None,
+    deadline: Deadline = None,
+    grace: Grace = 30.0,
+    every: Every = EVERY,
+) -> None:
+    """Go on with a run from its directory alone, on this machine or another one.
+
+    What it was started with holds, unless it is given anew. Edits that were set aside because they
+    killed workers stay so; see `msbd retry`.
+
+    Example: msbd resume runs/demo --workers 8
+    """
+    _resume(
+        out,
+        None,
+        workers=workers,
+        address=address,
+        grace=grace,
+        max_failures=0 if fail_fast else max_failures,
+        seconds=None if deadline is None else _seconds(deadline),
+        every=every,
+    )
+
+
+def retry(
+    out: Out,
+    edits: Annotated[list[str] | None, typer.Argument(help="Ids of edits.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that have failed.")] = False,
+    quarantined: Annotated[
+        bool, typer.Option("--quarantined", help="All that were set aside: they killed workers.")
+    ] = False,
+    workers: Workers = None,
+    address: Address = None,
+    grace: Grace = 30.0,
+    every: Every = EVERY,
+) -> None:
+    """Try edits of a run again, and no others.
+
+    Example: msbd retry runs/demo --failed
+    """
+    from msbd_dist.batch.resume import release
+    from msbd_dist.canvas.files import open_files
+
+    if not edits and not failed and not quarantined:
+        raise InputError("say which: ids of edits, --failed or --quarantined")
+    only = release(open_files(out), edits or [], failed=failed, quarantined=quarantined)
+    if not only:
+        console.print("nothing to do: no edit is in that state", highlight=False)
+        return
+    _resume(out, only, workers=workers, address=address, grace=grace, every=every)
+
+
+def _resume(
+    out: str, only: Collection[str] | None, *, workers: int | None, address: str | None, **how: Any
+) -> None:
+    from msbd_dist.batch.resume import stored_run
+    from msbd_dist.canvas.files import open_files
+
+    manifest, launch = stored_run(open_files(out))
+    result = _run(
+        manifest,
+        out,
+        workers=workers or launch.workers,
+        executor=launch.executor,
+        address=address or launch.address,
+        verify=launch.verify,
+        only=only,
+        **how,
+    )
+    _print_results(result)
+    raise typer.Exit(result.exit_code)
+
+
+def _print_results(result: RunResult) -> None:
+    widest = max((len(one.id) for one in result.edits), default=0)
     for one in result.edits:
-        line = f"{one.id:<{widest}}  {one.state:<6}  {one.error or one.output}"
-        out_console.print(line, markup=False, highlight=False)
+        line = f"{one.id:<{widest}}  {one.state:<11}  {one.error or one.output or ''}"
+        out_console.print(line.rstrip(), markup=False, highlight=False)
     if result.contact_sheet is not None:
         out_console.print(f"contact sheet: {result.contact_sheet}", markup=False, highlight=False)
-    raise typer.Exit(result.exit_code)
 
 
 def _run(
@@ -164,6 +251,8 @@ def _run(
     max_failures: int | None = None,
     seconds: float | None = None,
     verify: str = "sample",
+    every: float = EVERY,
+    only: Collection[str] | None = None,
 ) -> RunResult:
     """Run with progress on stderr; a ``single`` edit's failure is left for its caller to say."""
     from msbd_dist.batch.run import Limits, Stop, run_manifest
@@ -172,15 +261,16 @@ def _run(
     limits = Limits(
         failures=max_failures, deadline=None if seconds is None else time.monotonic() + seconds
     )
-    with watching(quiet=single) as progress, _signals_ask(stop):
+    with watching(quiet=single, every=every) as watch, _signals_ask(stop):
         result = run_manifest(
             manifest,
             out,
             workers=workers,
             executor=cast("ExecutorKind", executor),  # checked there, for every caller
             address=address,
-            progress=progress,
+            watch=watch,
             any_models=single,
+            only=only,
             stop=stop,
             limits=limits,
             verify=cast("Verify", verify),

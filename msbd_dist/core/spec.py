@@ -21,6 +21,7 @@ Reduction = Literal["exact", "fast", "bf16"]
 Compose = Literal["sum", "over"]
 TiffWay = Literal["auto", "copy", "plain", "pyramid"]
 OmeVersion = Literal["0.4", "0.5"]
+Verify = Literal["sample", "full", "off"]  # how much of what was written is compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +166,18 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Result:
+    """An image that another edit makes."""
+
+    edit: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class EditSpec:
     """One edit: paths as given, resolved by the manifest's reader."""
 
     id: str
-    image: str
+    image: str | Result
     mask: str | Drawn
     prompt: str
     negative_prompt: str = ""
@@ -180,3 +188,10 @@ class EditSpec:
     allow_loss: bool = False  # write formats that can't hold all that the image has
     in_place: bool = False  # change the image itself, an OME-Zarr
     method: Method = field(default_factory=Method)
+
+    @property
+    def source(self) -> str:
+        """The image's path or URL. ValueError as long as another edit has to make it."""
+        if isinstance(self.image, Result):
+            raise ValueError(f"{self.id}: the result of {self.image.edit} is not there yet")
+        return self.image

@@ -11,7 +11,8 @@ import pytest
 from msbd_dist.batch.report import CELL, PREVIEW, fitted, stage_preview
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.images import from_float
-from msbd_dist.canvas.store import Canvas, Version, canvas_group
+from msbd_dist.canvas.ledger import Version
+from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import Floats, resample
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.plan import make_plan

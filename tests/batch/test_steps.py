@@ -11,8 +11,9 @@ from msbd_dist.batch import steps
 from msbd_dist.batch.worker import stage_mask
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.images import from_float, to_float
+from msbd_dist.canvas.ledger import Version
 from msbd_dist.canvas.masks import feather, scale_mask
-from msbd_dist.canvas.store import Canvas, Version, canvas_group
+from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import Bools, Floats
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Plan, make_plan

@@ -253,6 +253,7 @@ def test_a_copy_loses_nothing(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- memory and leftovers
 
 STREAM = """
+import resource
 import sys
 from pathlib import Path
 import numpy as np
@@ -271,6 +272,10 @@ def patch(box):
 picture, target = Picture.open(sys.argv[1]), Path(sys.argv[2])
 edited = Edited(picture, Box(100, 10, picture.size.height - 10, 5000), patch, All())
 before = peak_memory_mb()
+if len(sys.argv) > 3:
+    status = Path("/proc/self/status").read_text().splitlines()
+    has = int(next(line for line in status if line.startswith("VmData")).split()[1]) << 10
+    resource.setrlimit(resource.RLIMIT_DATA, (has + int(sys.argv[3]),) * 2)
 write_edited(edited, target, How(allow_loss=True))
 verify(edited, target, "full")
 print((peak_memory_mb() - before) << 20, memory_bytes(picture, target))
@@ -295,6 +300,16 @@ def test_memory_does_not_grow_with_the_picture_s_rows(
         grown.append(int(said.split()[0]))
         assert grown[-1] < int(said.split()[1])
     assert grown[1] < 1.3 * grown[0] + (64 << 20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit that counts is Linux's")
+def test_a_picture_is_edited_in_less_memory_than_it_has_samples(tmp_path: Path) -> None:
+    """With a limit set by the kernel; the stacks of threads count too, used or not."""
+    pixels = np.zeros((60000, 6000, 3), np.uint8)
+    layout = {"compression": "zlib", "rowsperstrip": 64}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", metadata=None, **layout)
+    script = [sys.executable, "-c", STREAM, tmp_path / "a.tif", tmp_path / "b.png"]
+    subprocess.run([*script, str(pixels.nbytes * 2 // 3)], capture_output=True, check=True)
 
 
 def test_what_a_killed_writer_left_is_swept_up_but_nothing_of_a_later_one(tmp_path: Path) -> None:

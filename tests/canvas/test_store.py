@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from msbd_dist.canvas.files import open_files
-from msbd_dist.canvas.store import Canvas, Version, Versions, canvas_group
+from msbd_dist.canvas.ledger import Version, Versions
+from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import Floats
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Plan, make_plan

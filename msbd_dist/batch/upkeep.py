@@ -1,0 +1,201 @@
+"""What is done with a run afterwards: another file of an edit, a replay of it, and tidying up."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from msbd_dist.batch.describe import record_of
+from msbd_dist.batch.manifest import Manifest
+from msbd_dist.batch.record import (
+    EditRecord,
+    ExecutorKind,
+    StoredEdits,
+    load_edit,
+    load_run,
+    package_versions,
+)
+from msbd_dist.batch.run import run_manifest
+from msbd_dist.batch.status import is_driven, load_status
+from msbd_dist.batch.steps import Edit, check_edit, edited_of, how_of, ledger_of
+from msbd_dist.canvas.export import Verified, verify, write_edited
+from msbd_dist.canvas.files import Files, open_files
+from msbd_dist.canvas.images import Picture
+from msbd_dist.canvas.ledger import Ledger
+from msbd_dist.canvas.places import content_digest
+from msbd_dist.core.plan import Stage
+from msbd_dist.core.spec import Verify
+from msbd_dist.errors import ImageError, RunError
+from msbd_dist.models.card import resolve
+from msbd_dist.models.fingerprint import fingerprint
+
+_KEY = re.compile(r"[0-9a-f]{16}")
+
+
+def export_edit(
+    out: Files, name: str, target: Path, which: Verify = "sample", **how: Any
+) -> Verified:
+    """Write a finished edit once more, as another kind of file or to another place.
+
+    ``how`` are keys of an edit that say how it is written. RunError and ImageError in one line.
+    """
+    record = _finished(out, name)
+    if record.spec.in_place:
+        raise RunError(f"{name}: was made in {record.spec.source} itself; copy that")
+    spec = replace(record.spec, output=str(target.resolve()), **how)
+    _require_same_image(record)
+    picture = Picture.open(spec.source)
+    edit = Edit(replace(record, spec=spec), out / name, picture, ledger_of(out / name, record))
+    check_edit(spec, edit.target, picture)
+    if "canvas.zarr" not in edit.work.folders():
+        raise RunError(f"{name}: its canvas has been removed; run it in another --out")
+    edited, _ = edited_of(edit)
+    found: list[Verified] = []
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_edited(
+        edited,
+        Path(edit.target),
+        how_of(spec),
+        before=lambda place: found.append(verify(edited, place, which)),
+    )
+    return found[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """A finished edit beside the same edit made again."""
+
+    edit: str
+    compared: int  # stored chunks, and the output
+    differing: tuple[str, ...]  # of them
+    changed: dict[str, tuple[str, str]]  # versions of packages, then and now
+
+    @property
+    def equal(self) -> bool:
+        return not self.differing
+
+
+def replay(
+    out: Files,
+    name: str,
+    *,
+    workers: int | None = None,
+    executor: ExecutorKind = "ray",
+    address: str | None = None,
+) -> Replay:
+    """Make a finished edit again from its record, elsewhere, and compare all that was stored.
+
+    RunError where that can't be done: its image or its models are not what they were.
+    """
+    record = _finished(out, name)
+    if record.spec.in_place:
+        raise RunError(f"{name}: was made in its image itself, which is not there any more")
+    _require_same_image(record)
+    if fingerprint(resolve(record.models)) != record.weights:
+        raise RunError(f"{name}: {record.models.family} holds other weights than it was made with")
+    exported = ledger_of(out / name, record)["export"]
+    with tempfile.TemporaryDirectory(prefix="msbd-verify-") as folder:
+        again = Path(folder) / Path(exported["output"]).name
+        spec = replace(record.spec, seed=record.seed, output=str(again))
+        manifest = Manifest(path=Path(folder), models=record.models, edits=(spec,))
+        run = run_manifest(
+            manifest, Path(folder) / "run", workers=workers, executor=executor, address=address
+        )
+        (result,) = run.edits
+        if result.error is not None:
+            raise result.error
+        other = open_files(Path(folder) / "run")
+        made = _stored(other / name, load_edit(other / name))
+    was = _stored(out / name, record)
+    differing = [what for what in was if was[what] != made.get(what)]
+    then, now = _versions(out), package_versions()
+    changed = {k: (v, now.get(k, "none")) for k, v in then.items() if now.get(k) != v}
+    return Replay(edit=name, compared=len(was), differing=tuple(differing), changed=changed)
+
+
+def _versions(out: Files) -> dict[str, str]:
+    run = load_run(out)
+    return {} if run is None else run.versions
+
+
+def _stored(files: Files, record: EditRecord) -> dict[str, str]:
+    """Digests of an edit's stored chunks and of its output, by names without attempts."""
+    ledger = ledger_of(files, record)
+    found = {"output": ledger["export"]["sha256"]}
+    for task in record.plan.tasks(record.spec.id):
+        facts = ledger[task.name]
+        for chunk, digest in facts["stored"].items():
+            array, where = chunk.rsplit(" ", 1)
+            found[f"{array.rsplit('/', 1)[0]} {where}"] = digest
+    return found
+
+
+def _finished(out: Files, name: str) -> EditRecord:
+    record = record_of(out, name)
+    assert record is not None
+    if "export" not in ledger_of(out / name, record):
+        raise RunError(f"{name}: is not finished; `msbd resume {out.url}` goes on with it")
+    return record
+
+
+def _require_same_image(record: EditRecord) -> None:
+    try:
+        same = content_digest(record.spec.source) == record.inputs["image"]
+    except FileNotFoundError:
+        raise ImageError(f"{record.spec.source}: is not there any more; put it back") from None
+    if not same:
+        raise ImageError(f"{record.spec.source}: has changed since the edit was made; put it back")
+
+
+@dataclass(frozen=True)
+class Waste:
+    """Something that a run needs no more."""
+
+    name: str
+    what: str
+    size: int  # bytes
+
+
+def waste(out: Files, *, finished: bool = False) -> Iterator[Waste]:
+    """What can be removed of a run that nobody drives: what former inputs and settings left,
+    attempts that don't count, and with ``finished`` all stored pixels of finished edits."""
+    status = load_status(out)
+    if status.state != "ended" and is_driven(out, status):
+        raise RunError(f"{out.url}: is being run; wait for it, or `msbd cancel` it")
+    for spec in StoredEdits(out):
+        files = out / spec.id
+        try:
+            record = load_edit(files)
+        except (FileNotFoundError, ValueError):
+            continue
+        for folder in files.folders():
+            if _KEY.fullmatch(folder) and folder != record.key:
+                name = f"{spec.id}/{folder}"
+                yield Waste(name, "of other inputs or settings", out.size(name))
+        yield from _of_work(out, f"{spec.id}/{record.key}", record, finished=finished)
+
+
+def _of_work(out: Files, work: str, record: EditRecord, *, finished: bool) -> Iterator[Waste]:
+    ledger = Ledger(out / work / "ledger")
+    canvas = f"{work}/canvas.zarr"
+    if finished and "export" in ledger:
+        if size := out.size(canvas):
+            yield Waste(canvas, "stored pixels of a finished edit", size)
+        return
+    counts = {facts["attempt"] for facts in ledger.facts()}
+    for name in _arrays(out, canvas, record.plan.stages):
+        for attempt in out.folders(name):
+            if attempt[0].isdigit() and attempt not in counts:
+                place = f"{name}/{attempt}"
+                yield Waste(place, "an attempt that does not count", out.size(place))
+
+
+def _arrays(out: Files, canvas: str, stages: tuple[Stage, ...]) -> Iterator[str]:
+    yield from (f"{canvas}/{name}" for name in ("source", "mask", "candidates"))
+    for stage in stages:
+        for name in out.folders(f"{canvas}/{stage.index}"):
+            yield f"{canvas}/{stage.index}/{name}"

@@ -1,0 +1,163 @@
+"""Verbs for a run that is there: cancel, export, verify, gc."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from msbd_dist.cli.common import (
+    Address,
+    AllowLoss,
+    As,
+    ExecutorName,
+    Out,
+    VerifyWhat,
+    Workers,
+    console,
+    emit,
+    out_console,
+    wants_json,
+)
+from msbd_dist.errors import InputError
+
+if TYPE_CHECKING:
+    from msbd_dist.batch.record import ExecutorKind
+    from msbd_dist.core.spec import Verify
+
+LONGER = 60.0  # seconds beyond the grace to wait for a run's end
+
+
+def cancel(
+    out: Out,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds for tasks that are under way.")
+    ] = 30.0,
+) -> None:
+    """End a run, from any machine that sees its run directory. `msbd resume` goes on with it.
+
+    Example: msbd cancel runs/demo --grace 5
+    """
+    from msbd_dist.batch.status import ask_to_cancel, load_status
+    from msbd_dist.canvas.files import open_files
+
+    files = open_files(out)
+    ask_to_cancel(files, grace)
+    console.print(f"asked; waiting up to {grace + LONGER:g} s for it to end", highlight=False)
+    until = time.monotonic() + grace + LONGER
+    while time.monotonic() < until:
+        status = load_status(files)
+        if status.state in ("ended", "interrupted"):
+            left = status.total - status.finished - status.failed
+            text = f"ended: {status.finished} finished, {status.failed} failed, {left} not finished"
+            out_console.print(text, highlight=False)
+            return
+        time.sleep(0.5)
+    console.print("it has not ended yet; it will when it looks", style="yellow", highlight=False)
+    raise typer.Exit(1)
+
+
+def export(
+    out: Out,
+    edit: Annotated[str, typer.Argument(help="Id of a finished edit.")],
+    file: Annotated[Path, typer.Argument(help="What to write: .png, .tif, .ome.zarr, .dzi ...")],
+    tiff: Annotated[str, typer.Option(help="auto, copy, plain or pyramid.")] = "auto",
+    ome_zarr: Annotated[str | None, typer.Option("--ome-zarr", help="0.4 or 0.5.")] = None,
+    allow_loss: AllowLoss = False,
+    verify: VerifyWhat = "sample",
+) -> None:
+    """Write a finished edit as another file, from what is stored of it.
+
+    Example: msbd export runs/demo star star-for-the-web.dzi --allow-loss
+    """
+    from msbd_dist.batch.upkeep import export_edit
+    from msbd_dist.canvas.files import open_files
+
+    _one_of("--tiff", tiff, ("auto", "copy", "plain", "pyramid"))
+    _one_of("--ome-zarr", ome_zarr or "0.5", ("0.4", "0.5"))
+    _one_of("--verify", verify, ("sample", "full", "off"))
+    how: dict[str, Any] = {"tiff": tiff, "ome_zarr": ome_zarr, "allow_loss": allow_loss}
+    found = export_edit(open_files(out), edit, file, cast("Verify", verify), **how)
+    text = f"{file} ({found.compared:,} of {found.pixels:,} pixels compared)"
+    out_console.print(text, markup=False, highlight=False)
+
+
+def _one_of(option: str, value: str, words: tuple[str, ...]) -> None:
+    if value not in words:
+        raise InputError(f"{option}: got {value!r}, wanted {', '.join(words)}")
+
+
+def verify(
+    out: Out,
+    edit: Annotated[str, typer.Argument(help="Id of a finished edit.")],
+    workers: Workers = None,
+    executor: ExecutorName = "ray",
+    address: Address = None,
+    output: As = "text",
+) -> None:
+    """Make a finished edit again from its record, and compare all that was stored, byte for byte.
+
+    Takes as long as the edit did. Exit code: 0 all equal, 1 something differs.
+
+    Example: msbd verify runs/demo star
+    """
+    from msbd_dist.batch.upkeep import replay
+    from msbd_dist.canvas.files import open_files
+
+    as_json = wants_json(output)
+    found = replay(
+        open_files(out),
+        edit,
+        workers=workers,
+        executor=cast("ExecutorKind", executor),
+        address=address,
+    )
+    if as_json:
+        emit("verify", {**asdict(found), "equal": found.equal})
+    else:
+        text = f"{edit}: {found.compared} stored chunks and the output are equal"
+        if not found.equal:
+            some = ", ".join(found.differing[:5])
+            text = f"{edit}: {len(found.differing)} of {found.compared} differ: {some}"
+        for package, (then, now) in found.changed.items():
+            text += f"\n{package}: {then} then, {now} now"
+        out_console.print(text, markup=False, highlight=False)
+    raise typer.Exit(0 if found.equal else 1)
+
+
+def gc(
+    out: Out,
+    finished: Annotated[
+        bool,
+        typer.Option("--finished", help="Stored pixels of finished edits too."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    output: As = "text",
+) -> None:
+    """Remove what a run needs no more. Outputs, records, logs and pages stay.
+
+    After --finished an edit can be neither exported again nor compared chunk by chunk.
+
+    Example: msbd gc runs/demo --finished --dry-run
+    """
+    from msbd_dist.batch.upkeep import waste
+    from msbd_dist.canvas.files import open_files
+
+    files, as_json = open_files(out), wants_json(output)
+    found = list(waste(files, finished=finished))
+    for one in found:
+        if not dry_run:
+            files.remove(one.name)
+        if not as_json:
+            line = f"{one.size / 1e6:10,.1f} MB  {one.name}  ({one.what})"
+            out_console.print(line, markup=False, highlight=False)
+    total = sum(one.size for one in found)
+    if as_json:
+        what = [asdict(one) for one in found]
+        emit("gc", {"removed": not dry_run, "bytes": total, "what": what})
+    else:
+        verb = "would be freed" if dry_run else "freed"
+        out_console.print(f"{total / 1e6:,.1f} MB {verb}", highlight=False)
