@@ -32,11 +32,14 @@ import torch
 from benchmarks.gigapixel import make_source
 from benchmarks.machine import describe_machine
 from msbd_dist.batch import steps
+from msbd_dist.batch.ahead import Ahead
+from msbd_dist.batch.board import Board, Silent
 from msbd_dist.batch.record import THREADS, WorkerSpec, peak_memory_mb
-from msbd_dist.batch.run import Drive, Limits, Silent, Stop, again
+from msbd_dist.batch.run import Drive, Limits, Stop, again
 from msbd_dist.batch.worker import TaskWorker
-from msbd_dist.canvas.files import open_files
+from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.lease import Lease
+from msbd_dist.canvas.ledger import Facts
 from msbd_dist.core.plan import Task
 from msbd_dist.core.spec import Drawn, EditSpec, Family, Method, ModelSpec
 from msbd_dist.dist.ray_executor import RayExecutor
@@ -82,14 +85,16 @@ class StandIn:
         return worker
 
 
-class Interrupted(Silent):
+class Interrupted(Board):
     """Asks a run to stop when so many tasks are done."""
 
-    def __init__(self, stop: Stop, after: int | None) -> None:
+    def __init__(self, out: Files, stop: Stop, after: int | None) -> None:
+        super().__init__(out, Silent(), 1)
         self._stop, self._left = stop, after
         self.done: list[str] = []
 
-    def advance(self, edit: str, task: Task, cost: float) -> None:
+    def advance(self, edit: str, task: Task, cost: float, facts: Facts) -> None:
+        super().advance(edit, task, cost, facts)
         self.done.append(task.name)
         if self._left is not None and len(self.done) == self._left:
             self._stop.ask("in the middle", 1)
@@ -140,14 +145,16 @@ def measure(folder: Path, side: int, pixels: float, workers: int) -> dict[str, A
     done: list[str] = []
     for after in (len(tasks) // 2, None):
         stop = Stop(grace=60)
-        watch = Interrupted(stop, after)
+        board = Interrupted(out, stop, after)
         worker = StandIn(WorkerSpec(out.url, ModelSpec(), THREADS))
         with closing(Lease.take(out)) as lease, closing(
             RayExecutor(worker, num_workers=workers, use_gpus=False, epoch=lease.epoch)
         ) as pool:  # fmt: skip
-            drive = Drive([again(edit)], pool, lease, watch, stop, Limits())
+            board.begin(workers)
+            ahead = Ahead([spec], lambda _: edit)
+            drive = Drive(ahead, pool, lease, board, stop, Limits())
             results = list(drive.results())
-        done += watch.done
+        done += board.done
         for who, memory in drive.peak.items():
             peak[who] = max(peak.get(who, 0), memory)
     (result,) = results

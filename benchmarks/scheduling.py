@@ -23,8 +23,10 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from msbd_dist.batch import steps
+from msbd_dist.batch.ahead import Ahead
+from msbd_dist.batch.board import Board, Silent
 from msbd_dist.batch.record import Order, peak_memory_mb
-from msbd_dist.batch.run import Drive, Limits, Silent, Stop
+from msbd_dist.batch.run import Drive, Limits, Stop
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.lease import Lease
 from msbd_dist.canvas.ledger import Ledger
@@ -73,14 +75,17 @@ def measure(workers: int, edits: int, seconds: float) -> dict[str, Any]:
         out = open_files(folder / "run")
         specs = [_spec(folder, number) for number in range(edits)]
         models = steps.Models(ModelSpec(), resolve(ModelSpec()), "none")
-        todo = [steps.prepare(spec, out / spec.id, models) for spec in specs]
+        ahead = Ahead(specs, lambda spec: steps.prepare(spec, out / spec.id, models))
+        todo = [edit for edit in ahead.look() if isinstance(edit, steps.Edit)]
         pool = RayExecutor(Sleepers(out.url, seconds), num_workers=workers, use_gpus=False)
         with closing(pool), closing(Lease.take(out)) as lease:
             began = time.perf_counter()
             _warm(pool)
             started = time.perf_counter() - began
             cpu = time.process_time()
-            drive = _Drive(todo, pool, lease, Silent(), Stop(), Limits())
+            board = Board(out, Silent(), edits)
+            board.begin(workers)
+            drive = _Drive(ahead, pool, lease, board, Stop(), Limits())
             for _ in drive.results():
                 pass
             cpu = time.process_time() - cpu
