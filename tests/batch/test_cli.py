@@ -360,7 +360,7 @@ def test_an_interruption_says_how_to_continue(inputs: Path) -> None:
     import signal
     import time
 
-    call = [sys.executable, "-c", "from msbd_dist.cli import main; main()", *edit()]
+    call = [sys.executable, "-c", "from msbd_dist.cli import main; main()", *edit(), *SET]
     run = subprocess.Popen(call, cwd=inputs, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list((inputs / "out.png.msbd/edit").glob("*/ledger/ingest.json")):
