@@ -1,6 +1,7 @@
 """The `msbd` command. The only place that prints: results to stdout, words for people to stderr.
 
     work.py       edit, run          look.py    plan, doctor, version
+    models.py     models list, check, pull
     progress.py   bars and lines     common.py  what the verbs share
 
 Imports are made inside the verbs, so that those which only look load neither torch nor ray.
@@ -15,7 +16,7 @@ from typing import NoReturn
 
 import typer
 
-from msbd_dist.cli import look, work
+from msbd_dist.cli import look, models, work
 from msbd_dist.cli.common import fail
 from msbd_dist.errors import MsbdError
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 for verb in (work.edit, work.run, look.plan, look.doctor, look.version):
     app.command()(verb)
+app.add_typer(models.app)
 
 
 def main() -> NoReturn:
