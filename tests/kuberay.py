@@ -1,7 +1,7 @@
-"""The fields of KubeRay's custom resources, and of the pods in them, as far as ``cluster/`` uses them.
+"""The fields of KubeRay's custom resources and of their pods, as far as ``cluster/`` uses them.
 
-After the API reference of KubeRay 1.6 (``ray.io/v1``) and of Kubernetes 1.30: names, types, what must
-be there. A field that is not here is either misspelt or has to be added here first.
+After the API reference of KubeRay 1.6 (``ray.io/v1``) and of Kubernetes: names, types, what must be
+there. A field that is not here is either misspelt or has to be added here first.
 """
 
 from __future__ import annotations
