@@ -26,7 +26,7 @@ ray get-auth-token --generate >/dev/null # in the home folder, which the nodes s
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
-address=$(srun --nodes=1 --ntasks=1 --overlap -w "$head" hostname --ip-address | awk '{print $1}')
+address=$(srun --nodes=1 --ntasks=1 --overlap -w "$head" hostname --all-ip-addresses | awk '{print $1}')
 port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs may share a node
 temporary=/tmp/ray-$SLURM_JOB_ID
 cpus=${SLURM_CPUS_PER_TASK:-8}
@@ -48,7 +48,7 @@ EOF
 }
 
 start "$head" --head --node-ip-address="$address" --port="$port" --temp-dir="$temporary" \
-    --include-dashboard=false
+    --ray-client-server-port=$((port + 20000)) --include-dashboard=false
 until ray status --address="$address:$port" >/dev/null 2>&1; do sleep 2; done
 for node in "${nodes[@]:1}"; do
     start "$node" --address="$address:$port"
