@@ -1,9 +1,8 @@
-"""What the repository says of itself is true: the README's tree, scripts, the container's files."""
+"""What the repository says of itself is true: the README's tree, examples, links."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,22 +41,14 @@ def test_the_examples_are_manifests(job: Path) -> None:
     assert read_manifest(job).edits
 
 
-def test_the_readmes_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
+PAGES += [ROOT / "cluster/README.md", *ROOT.glob("docs/images/*/README.md")]
 
 
-@pytest.mark.parametrize("script", [ROOT / ".ci/run", *sorted((ROOT / "cluster").glob("*.sh"))])
-def test_scripts_parse_and_may_be_run(script: Path) -> None:
-    subprocess.run(["bash", "-n", script], check=True)
-    assert script.stat().st_mode & 0o100
-
-
-def test_the_container_copies_what_exists() -> None:
-    for line in (ROOT / "Dockerfile").read_text().splitlines():
-        if line.startswith("COPY "):
-            for source in line.split()[1:-1]:
-                assert (ROOT / source).exists(), source
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
 
 
 def test_pins_are_names_and_versions_only() -> None:

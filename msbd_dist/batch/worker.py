@@ -137,6 +137,8 @@ class TaskWorker:
         facts |= {
             "attempt": attempt.name,
             "stored": scene.canvas.digests,
+            "slots": len(task.slots),
+            "bytes": scene.canvas.written,
             **({"flat": scene.flat} if scene.flat else {}),
             "seconds": round(time.perf_counter() - started, 3),
             "peak_mb": peak_memory_mb(),

@@ -65,6 +65,7 @@ class Canvas:
         """``picture``: what the source is read from, where it is not stored here."""
         self.plan, self._picture = plan, picture
         self.digests: dict[str, str] = {}  # of what was written here, by array and chunk
+        self.written = 0  # bytes of chunks, before compression
         self._dtype, self._versions, self._attempt = dtype, versions, attempt
         self._group = group
         self._arrays: dict[str, zarr.Array[Any]] = {}
@@ -205,6 +206,7 @@ class Canvas:
         if _digest(np.asarray(array[where])) != digest:
             raise StoreError(f"{array.path}: what was stored is not what was written")
         self.digests[f"{array.path} {'.'.join(map(str, chunk))}"] = digest
+        self.written += data.nbytes
 
 
 def _digest(data: npt.NDArray[Any]) -> str:

@@ -1,8 +1,8 @@
 """The `msbd` command. The only place that prints: results to stdout, words for people to stderr.
 
     work.py      edit, run, resume, retry         look.py      plan, status, logs, describe ...
-    upkeep.py    cancel, export, verify, gc       progress.py  bars and lines
-    common.py    what the verbs share
+    upkeep.py    cancel, export, verify, gc       models.py    models list, check, pull
+    progress.py  bars and lines                   common.py    what the verbs share
 
 Imports are made inside the verbs, so that those which only look load neither torch nor ray.
 """
@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import typer
 
-from msbd_dist.cli import look, upkeep, work
+from msbd_dist.cli import look, models, upkeep, work
 from msbd_dist.cli.common import fail
 from msbd_dist.errors import MsbdError
 
@@ -34,6 +34,7 @@ for verb in (
     *(look.doctor, look.version),
 ):
     app.command()(verb)
+app.add_typer(models.app)
 
 
 def main() -> NoReturn:

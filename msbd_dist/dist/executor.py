@@ -11,7 +11,7 @@ import errno
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -61,8 +61,8 @@ class Executor(Protocol):
 
     def submit(self, task: Any, *, ranks: int = 1, kind: str = "", ahead: int = 0) -> None:
         """Queue a task. Up to ``ranks`` workers may share it: as many as are idle. Tasks of one
-        ``kind`` are expected to take equally long. Those with most still ``ahead`` of who waits for
-        them go first."""
+        ``kind`` are expected to take equally long; metrics know them by its first word. Those with
+        most still ``ahead`` of who waits for them go first."""
 
     def wait(self, seconds: float | None = None) -> Outcome | None:
         """The next outcome, or None after ``seconds``; LookupError when nothing is to come."""
@@ -73,6 +73,9 @@ class Executor(Protocol):
     @property
     def running(self) -> int:
         """Tasks that have started and have not ended."""
+
+    def show(self, edits: Mapping[str, int]) -> None:
+        """How many edits there are in each state, for whoever watches metrics."""
 
     def close(self) -> None:
         """Stop the workers."""
@@ -260,6 +263,9 @@ class SerialExecutor:
         dropped = len(self._queue) - len(kept)
         self._queue = deque(kept)
         return dropped
+
+    def show(self, edits: Mapping[str, int]) -> None:
+        """Nobody watches."""
 
     def close(self) -> None:
         self._worker = None

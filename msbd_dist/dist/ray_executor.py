@@ -23,7 +23,7 @@ import threading
 import time
 from bisect import insort_left, insort_right
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +54,9 @@ from msbd_dist.dist.executor import (
     Patience,
     RetryPolicy,
     WorkerLost,
+    classify,
 )
+from msbd_dist.dist.ray_metrics import Metrics
 from msbd_dist.errors import ClusterError, WorkerError
 
 log = logging.getLogger(__name__)
@@ -143,6 +145,11 @@ class _Job:
     settled: bool = False
     losses: int = 0  # of gangs that shared it
     broken: float | None = None  # when its gang was found to have lost a member
+
+    @property
+    def name(self) -> str:
+        """What metrics call it."""
+        return self.kind.partition(" ")[0] or "task"
 
 
 def _place(job: _Job) -> int:
@@ -245,6 +252,7 @@ class RayExecutor:
         self._looked = 0.0
         self._draining: set[str] = set()
         self._drain_asked = 0.0
+        self._metrics = Metrics()
 
     def _new_actor(self) -> Any:
         return self._actor.remote(self._make_worker)
@@ -287,6 +295,9 @@ class RayExecutor:
     @property
     def running(self) -> int:
         return len({id(call.job) for call in self._calls.values()})
+
+    def show(self, edits: Mapping[str, int]) -> None:
+        self._metrics.show("msbd_edits", edits)
 
     def close(self) -> None:
         for member in self._members.values():
@@ -419,6 +430,7 @@ class RayExecutor:
         if member.calls:
             member.calls[0].started = member.beaten = time.monotonic()
         if isinstance(error, WorkerLost):
+            self._metrics.lost()
             for other in member.calls:
                 other.blameless = True
             member.lost, member.question = time.monotonic(), None
@@ -466,20 +478,25 @@ class RayExecutor:
             return None
         if facts is not None:
             job.settled = True
+            self._metrics.finished(job.name, facts)
             return Outcome(job.task, facts=facts, attempts=job.history.failed + 1)
         assert error is not None
         final = job.history.forgives(error, self._rng)
         if final is not None:
             job.settled = True
+            killer = job.history.deaths >= self._retry.deaths
+            self._metrics.failed(job.name, quarantined=killer)
             return Outcome(job.task, error=final, attempts=job.history.failed)
         if job.calls == 0:  # no twin is at it
             log.warning("a task is tried again: %s", error)
+            self._metrics.retried(job.name, classify(error))
             self._later.append(job)
         return None
 
     def _give_up(self) -> Outcome:
         job = (self._queue or self._later)[0]
         self.drop(lambda task: task is job.task)
+        self._metrics.failed(job.name, quarantined=False)
         return Outcome(job.task, error=_none_left(), attempts=job.history.failed)
 
     def _as_ours(self, raised: Exception, member: _Member) -> Exception:
@@ -515,6 +532,7 @@ class RayExecutor:
             return
         self._looked = now
         self._see_draining(now)
+        self._show_work()
         if all(m.died and now - m.died > self._patience.hang for m in self._members.values()):
             _require_nodes()
         for number, member in list(self._members.items()):
@@ -523,6 +541,14 @@ class RayExecutor:
                     self._look_for(number, member, now)
             elif member.calls:
                 self._look_after(number, member, now)
+
+    def _show_work(self) -> None:
+        waiting, pausing = len(self._queue), len(self._later)
+        tasks = {"waiting": waiting, "pausing": pausing, "running": self.running}
+        self._metrics.show("msbd_tasks", tasks)
+        busy = sum(bool(member.calls) for member in self._members.values())
+        workers = {"busy": busy, "idle": len(self._members) - busy}
+        self._metrics.show("msbd_workers", workers)
 
     def _look_after(self, number: int, member: _Member, now: float) -> None:
         """Ask a worker at work for a sign of life from time to time; replace one that gives none.
