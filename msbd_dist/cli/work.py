@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from collections.abc import Iterator
@@ -31,9 +30,9 @@ from msbd_dist.cli.common import (
     load_manifest,
     model_spec,
     out_console,
+    seconds_of,
 )
 from msbd_dist.cli.progress import watching
-from msbd_dist.errors import InputError
 
 if TYPE_CHECKING:
     from msbd_dist.batch.manifest import Manifest
@@ -140,7 +139,7 @@ def run(
         address=address,
         grace=grace,
         max_failures=0 if fail_fast else max_failures,
-        seconds=None if deadline is None else _seconds(deadline),
+        seconds=None if deadline is None else seconds_of(deadline),
         verify=verify,
     )
     widest = max(len(one.id) for one in result.edits)
@@ -211,12 +210,3 @@ def _signals_ask(stop: Stop) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _seconds(text: str) -> float:
-    """``90m``, ``8h30m``, ``45s`` or plain seconds."""
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
-    if not text.strip() or found is None:
-        raise InputError(f"--deadline: got {text!r}, wanted a time such as 45s, 90m or 8h30m")
-    hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return hours * 3600.0 + minutes * 60 + seconds
