@@ -146,14 +146,14 @@ def make_method(values: Mapping[str, Any], where: Place, at: At = ()) -> Method:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """YAML that says the same: every option of every edit, with places as they are."""
+    """YAML, in ASCII, that says the same: every option of every edit, with places as they are."""
     edits = []
     for spec in manifest.edits:
         own = {key: value for key, value in asdict(spec).items() if key in EDIT_KEYS}
         edits.append({k: v for k, v in {**own, **asdict(spec.method)}.items() if v is not None})
     models = {key: value for key, value in asdict(manifest.models).items() if value is not None}
     document = {"models": models, "edits": edits}
-    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False)
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
