@@ -138,16 +138,14 @@ def submit(
 
     if verify not in get_args(Verify):
         raise InputError(f"verify: got {verify!r}, wanted sample, full or off")
-    command = ["msbd", "run", "manifest.yaml", "--out", package.out, "--address", "auto"]
-    options = {
-        "grace": f"{grace:g}",
-        "workers": workers,
-        "max-failures": max_failures,
-        "deadline": None if deadline is None else f"{deadline:.0f}s",
-        "verify": verify,
-    }
-    for key, value in options.items():
-        command += [] if value is None else [f"--{key}", str(value)]
+    command = _command(
+        package.out,
+        grace=f"{grace:g}",
+        workers=workers,
+        max_failures=max_failures,
+        deadline=None if deadline is None else f"{deadline:.0f}s",
+        verify=verify,
+    )
     jobs = Jobs(address)
     there = jobs.all()
     for job in there:
@@ -158,7 +156,7 @@ def submit(
         package.write(Path(folder))
         begun = jobs.submit(
             name,
-            f"exec {shlex.join(command)}",
+            command,
             folder=Path(folder),
             metadata={"out": package.out, "grace": f"{grace:g}", "version": version("msbd_dist")},
             stop_s=grace + MARGIN_S,
@@ -296,6 +294,14 @@ def _seed(out: str, edit: str) -> int:
 
 
 # -- below: jobs -----------------------------------------------------------------------------------
+
+
+def _command(out: str, **options: str | int | None) -> str:
+    """What the job's shell runs in the package's folder: it becomes `msbd run`."""
+    words = ["exec", "msbd", "run", "manifest.yaml", "--out", out, "--address", "auto"]
+    for key, value in options.items():
+        words += [] if value is None else [f"--{key.replace('_', '-')}", str(value)]
+    return shlex.join(words)
 
 
 def _free_name(base: str, taken: set[str]) -> str:

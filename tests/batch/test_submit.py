@@ -131,6 +131,12 @@ def test_models_that_are_here_and_large_pictures_are_refused(
         pack(make_manifest(), OUT)
 
 
+def test_a_job_is_told_what_a_run_is_told() -> None:
+    command = submit._command("/a run", workers=2, max_failures=0, deadline=None)
+    run = "exec msbd run manifest.yaml --out '/a run' --address auto"
+    assert command == f"{run} --workers 2 --max-failures 0"
+
+
 # -- how jobs end ----------------------------------------------------------------------------------
 
 
@@ -176,16 +182,19 @@ class Head:
     """A Ray that was started with `ray start --head` and a token."""
 
     address: str
+    folder: Path  # all that it writes
     environment: dict[str, str]
 
     def msbd(self, *arguments: str, token: str | None = None) -> subprocess.Popen[str]:
         environment = {**self.environment, **({"RAY_AUTH_TOKEN": token} if token else {})}
+        environment["AWS_SECRET_ACCESS_KEY"] = SECRET
         command = [str(BIN / "msbd"), *arguments, "--address", self.address]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, env=environment, **pipes)
 
 
 BIN = Path(sys.executable).parent
+SECRET = secrets.token_hex(20)
 
 
 def free_ports(number: int) -> list[int]:
@@ -214,7 +223,7 @@ def head() -> Iterator[Head]:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         process = subprocess.Popen(command, env=environment, **quiet)
         try:
-            yield Head(_answering(f"http://127.0.0.1:{dashboard}"), environment)
+            yield Head(_answering(f"http://127.0.0.1:{dashboard}"), Path(folder), environment)
         finally:
             process.terminate()
             process.wait(60)
@@ -246,7 +255,7 @@ def test_a_job_is_submitted_followed_left_cancelled_and_continued(
 ) -> None:
     out = tmp_path_factory.mktemp("shared") / "run"
     manifest = manifest_of(inputs, {**FAST, "decoder_optimization": False}).path
-    begin = ("submit", str(manifest), "--out", str(out))
+    begin = ("submit", str(manifest), "--out", str(out), "--workers", "1")
 
     code, said, err = ended(head.msbd(*begin, "--detach"))
     assert code == 0, err
@@ -294,6 +303,23 @@ def test_a_job_is_submitted_followed_left_cancelled_and_continued(
     mask = pixels(inputs / "mask.png") >= 128
     assert np.array_equal(before[~mask], after[~mask])
     assert (before[mask] != after[mask]).any()
+    _require_nothing_secret(head, inputs)
+
+
+def _require_nothing_secret(head: Head, inputs: Path) -> None:
+    """What reached the cluster is the manifest and the pictures, and no environment."""
+    packages = set(head.folder.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/"))
+    (package,) = {path for path in packages if path.is_dir()}
+    pictures = {(inputs / name).read_bytes() for name in ("image.png", "mask.png")}
+    found = contents(package)
+    assert found.pop("manifest.yaml")
+    assert set(found.values()) == pictures
+    assert len(found) == 2
+    for path in head.folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert SECRET.encode() not in content, path
+            assert str(inputs).encode() not in content, path
 
 
 def _wait_for_markers(out: Path) -> dict[Path, int]:
