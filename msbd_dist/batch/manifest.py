@@ -21,7 +21,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -152,6 +152,17 @@ def make_method(values: Mapping[str, Any], where: Place, at: At = ()) -> Method:
         raise where.error((*at, key), str(error).split(":", 1)[1].strip(), None) from None
 
 
+def manifest_text(manifest: Manifest) -> str:
+    """YAML, in ASCII, that says the same: every option of every edit, with places as they are."""
+    edits = []
+    for spec in manifest.edits:
+        own = {key: value for key, value in asdict(spec).items() if key in EDIT_KEYS}
+        edits.append({k: v for k, v in {**own, **asdict(spec.method)}.items() if v is not None})
+    models = {key: value for key, value in asdict(manifest.models).items() if value is not None}
+    document = {"models": models, "edits": edits}
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False)
+
+
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """``["steps=20", "rerank=off"]`` -> values typed as YAML types them."""
     where = Place(None, {})
@@ -190,6 +201,12 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"),
     list("-+.0123456789"),
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would take for something other than text."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def _load(path: Path) -> _Document:

@@ -2,7 +2,8 @@
 
     work.py      edit, run, resume, retry         look.py      plan, status, logs, describe ...
     upkeep.py    cancel, export, verify, gc       models.py    models list, check, pull
-    progress.py  bars and lines                   common.py    what the verbs share
+    jobs.py      submit, attach                   progress.py  bars and lines
+    common.py    what the verbs share
 
 Imports are made inside the verbs, so that those which only look load neither torch nor ray.
 """
@@ -16,7 +17,7 @@ from typing import NoReturn
 
 import typer
 
-from msbd_dist.cli import look, models, upkeep, work
+from msbd_dist.cli import jobs, look, models, upkeep, work
 from msbd_dist.cli.common import fail
 from msbd_dist.errors import MsbdError
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 for verb in (
     *(work.edit, work.run, work.resume, work.retry),
+    *(jobs.submit, jobs.attach),
     *(look.plan, look.status, look.logs, look.describe, look.report),
     *(upkeep.cancel, upkeep.export, upkeep.verify, upkeep.gc),
     *(look.doctor, look.version),

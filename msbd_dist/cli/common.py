@@ -6,6 +6,7 @@ Results go to stdout, words for people to stderr.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -125,3 +126,12 @@ def model_spec(family: str | None, **parts: str | None) -> ModelSpec:
 
     given = {k: v for k, v in {"family": family, **parts}.items() if v is not None}
     return located_models(ModelSpec(**given), Path.cwd())
+
+
+def seconds_of(text: str) -> float:
+    """``90m``, ``8h30m``, ``45s`` or plain seconds, of `--deadline`."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
+    if not text.strip() or found is None:
+        raise InputError(f"--deadline: got {text!r}, wanted a time such as 45s, 90m or 8h30m")
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return hours * 3600.0 + minutes * 60 + seconds

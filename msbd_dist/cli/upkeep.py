@@ -22,6 +22,7 @@ from msbd_dist.cli.common import (
     out_console,
     wants_json,
 )
+from msbd_dist.cli.jobs import HERE, JobsAddress, cancel_submitted
 from msbd_dist.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,15 +33,24 @@ LONGER = 60.0  # seconds beyond the grace to wait for a run's end
 
 
 def cancel(
-    out: Out,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Run directory, or a job's name.")],
     grace: Annotated[
-        float, typer.Option(min=0, help="Seconds for tasks that are under way.")
-    ] = 30.0,
+        float | None,
+        typer.Option(min=0, help="Seconds for tasks that are under way.  [default: 30]"),
+    ] = None,
+    address: JobsAddress = HERE,
 ) -> None:
     """End a run, from any machine that sees its run directory. `msbd resume` goes on with it.
 
+    A job that was submitted is ended by its name, at the --address of its cluster.
+
     Example: msbd cancel runs/demo --grace 5
     """
+    from msbd_dist.batch.submit import is_job
+
+    if is_job(out):
+        cancel_submitted(out, address, grace)
+    grace = 30.0 if grace is None else grace
     from msbd_dist.batch.status import ask_to_cancel, load_status
     from msbd_dist.canvas.files import open_files
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from collections.abc import Collection, Iterator
@@ -33,6 +32,7 @@ from msbd_dist.cli.common import (
     load_manifest,
     model_spec,
     out_console,
+    seconds_of,
 )
 from msbd_dist.cli.progress import EVERY, watching
 from msbd_dist.errors import InputError
@@ -144,7 +144,7 @@ def run(
         address=address,
         grace=grace,
         max_failures=0 if fail_fast else max_failures,
-        seconds=None if deadline is None else _seconds(deadline),
+        seconds=None if deadline is None else seconds_of(deadline),
         verify=verify,
         every=every,
     )
@@ -176,7 +176,7 @@ def resume(
         address=address,
         grace=grace,
         max_failures=0 if fail_fast else max_failures,
-        seconds=None if deadline is None else _seconds(deadline),
+        seconds=None if deadline is None else seconds_of(deadline),
         every=every,
     )
 
@@ -301,12 +301,3 @@ def _signals_ask(stop: Stop) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _seconds(text: str) -> float:
-    """``90m``, ``8h30m``, ``45s`` or plain seconds."""
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text.strip())
-    if not text.strip() or found is None:
-        raise InputError(f"--deadline: got {text!r}, wanted a time such as 45s, 90m or 8h30m")
-    hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return hours * 3600.0 + minutes * 60 + seconds

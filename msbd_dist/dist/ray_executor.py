@@ -1,4 +1,4 @@
-"""Workers as Ray actors. The only file that imports ray.
+"""Workers as Ray actors.
 
 Results are small facts, pixels never pass through Ray. An actor has one task at work and, while
 many wait, one more in hand, so that it need not wait for the driver. A task whose worker dies is

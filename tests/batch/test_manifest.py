@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from msbd_dist.batch.manifest import parse_settings, read_manifest
+from msbd_dist.batch.manifest import Manifest, manifest_text, parse_settings, read_manifest
+from msbd_dist.core.spec import Drawn, EditSpec, Method, ModelSpec
 from msbd_dist.errors import ManifestError
 
 GOOD = "edits:\n  - {id: a, image: i.png, mask: m.png, prompt: a red star}\n"
@@ -52,6 +55,26 @@ def test_names_and_prompts_that_begin_like_a_number_or_a_truth_stay_text(tmp_pat
     (edit,) = read_manifest(write(tmp_path, text)).edits
     assert (edit.id, edit.prompt) == ("1.5x", "true love")
     assert [Path(p).name for p in (edit.image, edit.mask)] == ["1.png", "2e3.tif"]
+
+
+@settings(max_examples=30)
+@given(prompt=st.text(), name=st.sampled_from(["off", "1e5", "0.5", "null", "12", "a"]))
+def test_a_written_manifest_is_read_as_it_was(
+    prompt: str, name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    polygon = (((0.0, 1.5), (9.0, 1e-5), (4.0, 1e20)), ((1.0, 2.0), (3.0, 4.0), (5.0, 0.0)))
+    drawn = Drawn(boxes=((1.0, 2.0, 3.5, 4.0),), polygons=(polygon,))
+    method = Method(decoder_lr=1e-5, rerank=False, lowpass="off", guidance=3.0)
+    manifest = Manifest(
+        path=tmp_path_factory.getbasetemp() / "written.yaml",
+        models=ModelSpec(clip="ViT-L-14:openai"),
+        edits=(
+            EditSpec(id=name, image="s3://b/a", mask=drawn, prompt="", seed=5, ome_zarr="0.5"),
+            EditSpec(id="b", image="/b", mask="/m", prompt=prompt, method=method, in_place=True),
+        ),
+    )
+    manifest.path.write_text(manifest_text(manifest))
+    assert read_manifest(manifest.path) == manifest
 
 
 BAD = {
