@@ -21,6 +21,7 @@ from typing import ClassVar, Literal, Protocol, get_args
 
 from msbd_dist.batch import steps
 from msbd_dist.batch.manifest import Manifest
+from msbd_dist.batch.page import has_page, show, write_edit
 from msbd_dist.batch.record import (
     THREADS,
     EditResult,
@@ -35,7 +36,7 @@ from msbd_dist.batch.record import (
     versions_of,
 )
 from msbd_dist.batch.report import preview, write_report, write_row
-from msbd_dist.canvas.export import Verify
+from msbd_dist.canvas.export import Edited, Verify
 from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.lease import Lease, LeaseLost
 from msbd_dist.canvas.ledger import Facts
@@ -183,7 +184,7 @@ def run_manifest(
         out=files.url,
         edits=ordered,
         seconds=time.perf_counter() - started,
-        contact_sheet=write_report(files, ordered) if load_run(files) else None,
+        contact_sheet=write_report(files, ordered, manifest.edits) if load_run(files) else None,
         peak_mb=peak,
         stopped=stop.reason,
         stop_code=stop.code,
@@ -219,8 +220,13 @@ def life(
             edit.work.remove(tuned_name(stage, tuned["attempt"]))
         shown = chore(f"{stage.index}-preview", partial(preview, edit, stage))
 
-    export = partial(steps.export, edit, still_ours, write_row, verify, tell)
+    def show_all(edit: steps.Edit, edited: Edited) -> None:
+        write_row(edit, edited)
+        show(edit, edited)
+
+    export = partial(steps.export, edit, still_ours, show_all, verify, tell)
     yield [*shown, steps.Chore(edit, "export", export)]
+    write_edit(edit)
     tidy(edit)
 
 
@@ -427,6 +433,8 @@ def begin_edit(spec: EditSpec, out: Files, models: steps.Models) -> steps.Edit |
         return failed(spec.id, error)
     if edit.is_finished:
         tidy(edit)  # it may have been killed right before
+        if not has_page(edit):
+            write_edit(edit)
         return EditResult(id=spec.id, state="kept", output=edit.target, seed=edit.record.seed)
     return edit
 

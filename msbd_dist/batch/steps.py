@@ -13,6 +13,7 @@ import random
 import secrets
 import shutil
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -336,9 +337,11 @@ class Chore:
         return persevere(self._try, History(epoch, RetryPolicy()), random.Random())
 
     def _try(self, attempt: Attempt) -> Facts:
+        started = time.perf_counter()
         with store_errors(self.edit.files.url):
             facts = self.run(attempt.name)
-        facts |= {"attempt": attempt.name, "peak_mb": peak_memory_mb()}
+        seconds = round(time.perf_counter() - started, 3)
+        facts |= {"attempt": attempt.name, "seconds": seconds, "peak_mb": peak_memory_mb()}
         return self.edit.ledger.commit(self.name, facts)
 
 
