@@ -64,7 +64,7 @@ def row_of(out: Files, result: EditResult, spec: EditSpec | None = None) -> Row:
 
 
 def row_from(found: dict[str, Any], spec: EditSpec | None = None) -> Row:
-    """An edit's row from its entry in report.json; ``spec`` has the prompt of one without record."""
+    """An edit's row from its entry in report.json; ``spec`` knows its prompt if no record does."""
     scores = found.get("scores")
     return Row(
         id=found["id"],
@@ -169,9 +169,7 @@ def _shown(edit: Edit) -> dict[str, Any] | None:
     return shown
 
 
-def _record(
-    edit: Edit, run: RunRecord | None, found: dict[str, Any]
-) -> Iterable[tuple[str, str]]:
+def _record(edit: Edit, run: RunRecord | None, found: dict[str, Any]) -> Iterable[tuple[str, str]]:
     """Names and values of what the result depends on, for people."""
     record = edit.record
     yield "image", f"{record.spec.image} ({edit.picture.format})"
@@ -184,15 +182,11 @@ def _record(
     yield "compared", f"{found['compared']:,} of {found['pixels']:,} pixels with the image"
     yield "seed", str(record.seed)
     yield "plan", record.plan.digest
-    yield "models", ", ".join(f"{name} {value}" for name, value in _flat(found["models"]))
+    yield "models", found["models"]
     yield "weights", record.weights
     if run:
         yield "threads per worker", str(run.threads)
         yield "versions", ", ".join(f"{name} {value}" for name, value in run.versions.items())
-
-
-def _flat(models: Any) -> Iterable[tuple[str, Any]]:
-    return models.items() if isinstance(models, dict) else [("", models)]
 
 
 def commands(edit: Edit, run: RunRecord) -> Iterable[list[str]]:

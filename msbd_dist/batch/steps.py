@@ -33,6 +33,7 @@ from msbd_dist.batch.record import (
     save_edit,
     versions_of,
 )
+from msbd_dist.batch.tiles import most_bytes
 from msbd_dist.canvas.export import (
     Edited,
     How,
@@ -270,7 +271,7 @@ def require_room(edits: Iterable[Edit]) -> None:
         )
         written = largest_bytes(edit.picture, target, edit.how, plan.bbox)
         for place, count in (
-            (edit.files.url, plan.stored_bytes + taken_in),
+            (edit.files.url, plan.stored_bytes + taken_in + most_bytes(plan)),
             (target, written),
         ):
             if not is_url(place):

@@ -31,6 +31,7 @@ from msbd_dist.core.compose import Bools
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.measure import Steps, seams
 from msbd_dist.core.outline import outline
+from msbd_dist.core.plan import Plan
 from msbd_dist.core.tiling import Grid
 
 TILE = 512  # pixels along each edge
@@ -80,6 +81,12 @@ def around(bbox: Box, bounds: Box) -> Box:
     box = bbox.grown(max(bbox.height, bbox.width) // 3 + 8).intersection(bounds)
     assert box is not None
     return box
+
+
+def most_bytes(plan: Plan) -> int:
+    """What the tiles of an edit take at most, about: noise does not get smaller without loss."""
+    area = around(plan.bbox, plan.source_box).size.area
+    return 3 * min(2 * area, LEVEL) + sum(min(2 * area >> 2 * level, LEVEL) for level in (1, 2, 3))
 
 
 @dataclass

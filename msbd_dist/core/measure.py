@@ -19,7 +19,7 @@ from msbd_dist.core.geometry import Box
 from msbd_dist.core.tiling import Grid
 
 BESIDE = 16  # pixels on each side of a border that it is compared with
-FEW = 8  # pairs of pixels across a border below which nothing is said of it
+FEW = 32  # pairs of pixels across a border below which nothing is said of it
 EPSILON = 1 / 1020  # a quarter of an 8-bit step: where nothing varies, the ratio is 1
 
 

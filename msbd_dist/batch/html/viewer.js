@@ -19,9 +19,10 @@ function viewer(data) {
     "aria-label": "The edited part, before on the left and after on the right of the slider. Arrow keys move, + and - zoom, 0 fits, 1 shows every pixel.",
   });
   const pen = canvas.getContext("2d");
+  canvas.style.aspectRatio = `${width} / ${height}`; // no higher than it shows, up to what fits the window
   const slider = make("input", { type: "range", min: 0, max: 1000, value: 500, step: 1, "aria-label": "Slider between before and after" });
   const zoom = make("output", { class: "num", "aria-live": "polite" });
-  const place = make("p", { class: "place soft num" });
+  const place = make("p", { class: "place num" });
   const button = (words, label, onclick) => make("button", { type: "button", "aria-label": label, title: label, onclick }, words);
   const toggle = (words, key) => {
     const one = make("button", { type: "button", "aria-pressed": shown[key], onclick: () => {
@@ -35,14 +36,14 @@ function viewer(data) {
   const seamsButton = seams.pieces.length ? toggle("Seams", "seams") : null;
 
   const element = make(
-    "div", { class: "viewer" }, canvas,
+    "div", { class: "viewer" }, canvas, place,
     make("div", { class: "bar" },
       make("label", { class: "slide" }, make("span", {}, "Before"), slider, make("span", {}, "After")),
       button("Fit", "Show all of the edited part (0)", fit),
       button("1:1", "Show every pixel (1)", () => exact()),
       button("−", "Smaller (-)", () => zoomBy(1 / 2)),
       button("+", "Larger (+)", () => zoomBy(2)),
-      zoom, outlineButton, seamsButton, place),
+      zoom, outlineButton, seamsButton),
   );
 
   // -- where things are: picture pixels of the box to screen pixels
@@ -289,6 +290,7 @@ function viewer(data) {
     else moveBy(here.x - before.x, here.y - before.y);
     pointers.set(event.pointerId, here);
   });
+  canvas.addEventListener("pointerleave", () => { place.textContent = ""; });
   for (const end of ["pointerup", "pointercancel"]) {
     canvas.addEventListener(end, (event) => pointers.delete(event.pointerId));
   }
