@@ -1,8 +1,9 @@
 """What became of each edit, from its record and its ledger: the entries of report.json.
 
 {"version": 1, "edits": [entry, ...]}, in the manifest's order. An entry has "id" and "state", and
-"prompt" where a record was kept; a failed one has "error". A finished one has what `finished`
-returns. Entries grow; a key that is there keeps its meaning as long as "version" stays.
+"prompt" where a record was kept; a failed one has "error". A finished one has "output", a path or
+URL, what `finished` returns, and its "page" and "thumb" in the run directory, null where there are
+none. Entries grow; a key that is there keeps its meaning as long as "version" stays.
 """
 
 from __future__ import annotations

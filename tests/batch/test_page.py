@@ -16,10 +16,20 @@ from quick import FAST, draw_inputs, manifest_of, pixels
 from shown import EVIL, SHORT, Watched, chromium, screenshot, tab
 
 from msbd_dist.batch import steps, tiles
-from msbd_dist.batch.page import Row, as_json, commands, composed, row_of, write_edit, write_page
+from msbd_dist.batch.page import (
+    Row,
+    as_json,
+    commands,
+    composed,
+    row_of,
+    show,
+    write_edit,
+    write_page,
+)
 from msbd_dist.batch.record import EditResult, load_edit, load_run
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.batch.tiles import around
+from msbd_dist.canvas.export import Edited
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.images import Picture
 from msbd_dist.errors import ImageError
@@ -361,6 +371,36 @@ def test_an_edit_without_tiles_shows_its_row(browser: Browser, out: Path, tmp_pa
         watched.page.goto((tmp_path / "copy" / "e0" / "edit.html").as_uri())
         watched.page.wait_for_selector("img.plain")
         assert watched.page.locator("canvas").count() == 0
+        watched.check()
+
+
+def test_where_a_large_edit_has_no_tiles_of_its_own_pixels_smaller_ones_are_shown(
+    browser: Browser, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILE", 64)
+    monkeypatch.setattr(tiles, "LEVEL", 20_000)
+    shutil.copytree(out, tmp_path / "copy")
+    edit = opened(tmp_path / "copy")
+    plan = edit.record.plan
+    patch = steps.Patch(edit.canvas(plan.final), np.dtype(edit.record.dtype))
+    show(edit, Edited(edit.picture, plan.bbox, patch, patch))
+    write_edit(edit)
+    with tab(browser) as watched:
+        page = watched.page
+        page.goto((tmp_path / "copy" / "e0" / "edit.html").as_uri())
+        settle(page)
+        assert page.get_by_text("The part is large").is_visible()
+        page.keyboard.press("1")
+        page.keyboard.press("m")
+        page.get_by_role("slider").fill("0")
+        settle(page)
+        box = around(plan.bbox, plan.source_box)
+        x, y, _ = map(float, str(page.locator("canvas").get_attribute("data-origin")).split())
+        seen = screenshot(page, "canvas")[max(int(y), 0) :, int(x) :][: box.height, : box.width]
+        exact = pixels(out / "e0" / "output.png")[box.slices][max(-int(y), 0) :][: len(seen)]
+        away = np.abs(seen.astype(int) - exact).mean(-1)
+        assert 0.02 < (away == 0).mean() < 0.9  # some tiles are the picture's own pixels
+        assert away.mean() < 12  # and the others look like it
         watched.check()
 
 

@@ -42,7 +42,7 @@ function beforeAndAfter() {
   if (seams.overall === null) {
     notes.push(make("p", { class: "soft" }, "No segment begins or ends inside the mask, so there is no seam to measure."));
   } else {
-    notes.push(make("p", {}, `Seams: differences across the borders of segments are ${seams.overall.toFixed(2)} times those beside them. `, small("About 1 where nothing shows.")));
+    notes.push(make("p", {}, `Seams: differences across the borders of segments are ${seams.overall.toFixed(2)} times those beside them. `, small("About 1 where nothing shows; thin green lines are below 1.2, yellow ones below 1.6, thick red ones above.")));
     const worst = seams.pieces.slice(0, 5).map((piece) => make("li", {}, make("button", {
       type: "button", onclick: () => view.lookAt(piece),
     }, `${piece[4].toFixed(2)} at x ${piece[1]}, y ${piece[0]}`)));
