@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,12 @@ from msbd_dist.batch.page import (
 )
 from msbd_dist.batch.record import EditResult, load_edit, load_run
 from msbd_dist.batch.run import run_manifest
+from msbd_dist.batch.single import edit_manifest
 from msbd_dist.batch.tiles import around
 from msbd_dist.canvas.export import Edited
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.images import Picture
+from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ImageError
 
 THOUSAND = 1000
@@ -462,6 +465,7 @@ def test_an_edit_of_the_command_line_is_said_as_one(out: Path) -> None:
     words = next(iter(commands(edit, single)))
     assert words[:3] == ["msbd", "edit", spec.image]
     assert words[4:7] == ["it's; a star", "-o", "/data/my star.png"]
-    assert 'upscaler="bicubic"' in words
-    assert "samples=3" in words
+    settings = [value for key, value in pairwise(words) if key == "--set"]
+    again = edit_manifest(*words[2:5], output=words[6], models=ModelSpec(), settings=settings)
+    assert again.edits[0].method == spec.method
     assert words[-4:] == ["--models", "/models/sd", "--device", "cpu"]

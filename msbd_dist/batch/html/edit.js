@@ -8,8 +8,8 @@ function section(title, ...children) {
   return make("section", { "aria-labelledby": id }, make("h2", { id }, title), ...children);
 }
 
-function picture(name, words, className = null) {
-  const image = make("img", { src: linkTo(name), alt: "", loading: "lazy" });
+function picture(name, alt, words, className = null) {
+  const image = make("img", { src: linkTo(name), alt, loading: "lazy" });
   return make("figure", { class: className }, image, make("figcaption", {}, ...words));
 }
 
@@ -60,13 +60,13 @@ function candidates() {
     const chosen = sample === data.chosen;
     const words = [`Candidate ${sample + 1}`, chosen ? make("strong", {}, " · chosen") : null, make("br"),
       small(data.scores ? `score ${data.scores[sample].toFixed(2)}` : "not scored")];
-    return picture(name, words.filter(Boolean), chosen ? "chosen" : null);
+    return picture(name, `Candidate ${sample + 1}`, words.filter(Boolean), chosen ? "chosen" : null);
   });
   return section("Candidates", make("div", { class: "figures" }, ...figures));
 }
 
 function stages() {
-  const figures = data.stages.map((stage) => picture(stage.preview, [
+  const figures = data.stages.map((stage) => picture(stage.preview, stageName(stage), [
     make("strong", {}, stageName(stage)), make("br"),
     small(`${stage.size[1]} × ${stage.size[0]}, ${counted(stage.segments, "segment")}`),
   ]));

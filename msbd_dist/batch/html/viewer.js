@@ -95,8 +95,7 @@ function viewer(data) {
 
   // -- tiles
 
-  function image(key, side) {
-    const name = `tiles/${key}-${side}.webp`;
+  function image(name) {
     let one = images.get(name);
     if (one) images.delete(name); // to the end: last used
     else {
@@ -116,12 +115,11 @@ function viewer(data) {
     }
   }
 
-  // the tiles of a level in sight, and for those that are not there or not loaded yet, coarser ones
+  // the tiles in sight between two columns of the screen, coarse ones first; the finest is wanted
   function inSight(from, to) {
     const level = Math.min(tiles.levels - 1, Math.max(0, Math.floor(Math.log2(1 / at.scale) + 1e-6)));
     const zero = origin();
-    const sight = (limit, scale, start) => Math.min(limit, Math.max(0, (limit === width ? start - zero.x : start - zero.y) / scale));
-    const [x0, x1] = [sight(width, at.scale, from), sight(width, at.scale, to)];
+    const [x0, x1] = [Math.max(0, (from - zero.x) / at.scale), Math.min(width, (to - zero.x) / at.scale)];
     const [y0, y1] = [Math.max(0, -zero.y / at.scale), Math.min(height, (canvas.height - zero.y) / at.scale)];
     const found = [];
     if (x0 >= x1 || y0 >= y1) return found;
@@ -137,6 +135,7 @@ function viewer(data) {
     return found;
   }
 
+  // one side of the slider; false while a tile is still to come
   function drawSide(side, from, to) {
     if (to <= from) return true;
     const zero = origin();
@@ -148,10 +147,10 @@ function viewer(data) {
     pen.imageSmoothingEnabled = at.scale < 1;
     pen.imageSmoothingQuality = "high";
     for (const { key, l, row, column, wanted } of inSight(from, to)) {
-      const side_ = side === "after" && !there.get(key) ? "before" : side;
-      const ready = images.get(`tiles/${key}-${side_}.webp`)?.complete;
+      const name = `tiles/${key}-${there.get(key) ? side : "before"}.webp`; // where nothing changed there is no after
+      const ready = images.get(name)?.complete;
       if (!wanted && !ready && l !== tiles.levels - 1 && !isNeeded(l, row, column)) continue;
-      const one = image(key, side_);
+      const one = image(name);
       if (!one.complete || !one.naturalWidth) {
         complete = complete && one.complete;
         continue;
@@ -200,6 +199,7 @@ function viewer(data) {
     zoom.textContent = at.scale === 1 ? "1:1" : `${(at.scale * 100).toFixed(at.scale < 0.1 ? 1 : 0)} %`;
     canvas.style.touchAction = at.fit ? "pan-y" : "none";
     canvas.dataset.state = complete ? "complete" : "loading";
+    // for whoever measures: where the box begins on the screen
     canvas.dataset.origin = `${origin().x} ${origin().y} ${ratio}`;
   }
 
