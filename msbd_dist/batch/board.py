@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from msbd_dist.batch import steps
+from msbd_dist.batch import page, steps
 from msbd_dist.batch.estimate import Profile
 from msbd_dist.batch.record import EditResult
 from msbd_dist.batch.status import Doing, EditState, Row, RunState, Status, save_status
@@ -22,6 +22,7 @@ from msbd_dist.core.plan import Plan, Task
 
 SHOWN = 0.2  # seconds between two looks of who watches
 WRITTEN = 2.0  # between two writings of status.json, or more where writing is slow
+PAGE = 10.0  # the same of the page
 WRITING = 0.01  # of the time at most is spent on writing
 
 
@@ -59,6 +60,11 @@ class _Known:
     done: int = 0
     of: int = 0
 
+    @property
+    def share(self) -> float:
+        """How much of it is done."""
+        return 1 - sum(self.left.values()) / self.total if self.total else 1.0
+
 
 @dataclass
 class _Pace:
@@ -76,6 +82,7 @@ class Board:
     watch: Watch
     total: int
 
+    pages: dict[str, page.Row] = field(default_factory=dict)
     state: RunState = "looking"
     stopped: str | None = None
     workers: int = 0
@@ -91,6 +98,7 @@ class Board:
     _done_cost: float = 0.0
     _shown: float = 0.0
     _due: float = 0.0  # when status.json is written next
+    _page_due: float = 0.0  # and when the page is
 
     # -- what happens ------------------------------------------------------------------------------
 
@@ -102,6 +110,8 @@ class Board:
             if task.name not in edit.ledger:
                 left[task.kind] += plan.cost(task)
         self._known[edit.id] = _Known(left, sum(left.values()))
+        prompt = edit.record.spec.prompt
+        self.pages[edit.id] = page.Row(id=edit.id, state="waiting", prompt=prompt)
         self.tell()
 
     def begin(self, workers: int) -> None:
@@ -159,7 +169,16 @@ class Board:
             output=result.output,
             error=error,
         )
+        self.pages[result.id] = self._page_row(result)
         self.watch.finish(result)
+
+    def _page_row(self, result: EditResult) -> page.Row:
+        former = self.pages.get(result.id)
+        try:
+            row = page.row_of(self.out, result)
+        except (OSError, ValueError, KeyError):  # the page must not cost the run
+            row = page.Row(id=result.id, state=result.state)
+        return replace(row, prompt=former.prompt) if former and row.prompt is None else row
 
     def end(self, results: Iterable[EditResult], stopped: str | None) -> None:
         """The run has ended: nothing is worked at any more."""
@@ -186,6 +205,8 @@ class Board:
             self.watch.show(self.status())
         if now or moment >= self._due:
             self.write()
+        if self.state == "running" and moment >= self._page_due:
+            self._write_page()
 
     def write(self) -> None:
         """Write status.json; not before the run directory is a run's."""
@@ -196,6 +217,15 @@ class Board:
         save_status(self.out, replace(self.status(), edits=rows))
         took = time.monotonic() - began
         self._due = began + took + max(WRITTEN, took / WRITING)
+
+    def _write_page(self) -> None:
+        began = time.monotonic()
+        for edit in self._working:
+            share = self._known[edit].share
+            self.pages[edit] = replace(self.pages[edit], state="running", share=share)
+        page.write_page(self.out, list(self.pages.values()))
+        took = time.monotonic() - began
+        self._page_due = began + took + max(PAGE, took / WRITING)
 
     def status(self) -> Status:
         """The run at this moment, without the rows of all edits."""
@@ -240,7 +270,7 @@ class Board:
             what=what,
             done=done,
             of=of,
-            share=1 - sum(known.left.values()) / known.total if known.total else 1.0,
+            share=known.share,
             seconds_left=left if self._rate("") else None,
         )
 

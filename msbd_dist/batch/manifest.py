@@ -37,7 +37,15 @@ EDIT_KEYS = tuple(f.name for f in fields(EditSpec) if f.name != "method")
 MODEL_KEYS = tuple(f.name for f in fields(ModelSpec))
 TOP_KEYS = ("models", "defaults", "edits")
 # what lies beside the edits' folders
-RESERVED = ("run.json", "report.json", "lease", "contact-sheet.png", "contact-sheets")
+RESERVED = (
+    "run.json",
+    "report.json",
+    "report.html",
+    "report.js",
+    "lease",
+    "contact-sheet.png",
+    "contact-sheets",
+)
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 _METHOD = TypeAdapter(Method)

@@ -1,6 +1,7 @@
 """What a person looks at afterwards: previews, candidates, a contact sheet, results as JSON.
 
-OUT/report.json                      one entry per edit
+OUT/report.json                      one entry per edit (`msbd_dist.batch.results`)
+OUT/report.html                      the page (`msbd_dist.batch.page`)
 OUT/contact-sheet.png                 before / mask / after, one row per finished edit
 OUT/<edit>/previews/edit.png          the edit's row
 OUT/<edit>/previews/stage-<k>.png     the composed stages
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any
 
@@ -18,12 +20,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from msbd_dist.batch.record import EditResult, load_edit
+from msbd_dist.batch.page import row_from, write_page
+from msbd_dist.batch.record import EditResult
+from msbd_dist.batch.results import candidate_name, entry
 from msbd_dist.batch.steps import Edit
+from msbd_dist.batch.tiles import around
 from msbd_dist.canvas.export import Edited
 from msbd_dist.canvas.files import Files
 from msbd_dist.canvas.images import from_float, to_float
-from msbd_dist.canvas.ledger import Facts, Ledger
+from msbd_dist.canvas.ledger import Facts
 from msbd_dist.canvas.store import Canvas
 from msbd_dist.core.compose import (
     Floats,
@@ -36,6 +41,7 @@ from msbd_dist.core.compose import (
 )
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.plan import Stage
+from msbd_dist.core.spec import EditSpec
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +53,16 @@ PAPER, INK, PALE = (250, 250, 248), (32, 32, 32), (120, 120, 120)
 MARK = np.array([1.0, 0.0, 0.55], np.float32)[:, None, None]  # the mask's tint
 
 
-def write_report(out: Files, results: tuple[EditResult, ...]) -> str | None:
-    """Write results and the contact sheets; returns where the first sheet is, if there is one."""
+def write_report(
+    out: Files, results: tuple[EditResult, ...], specs: Iterable[EditSpec]
+) -> str | None:
+    """Write results, the page and the contact sheets of a run's edits, both in the same order;
+    returns where the first sheet is, if there is one."""
     entries = [entry(out, result) for result in results]
     rows = [row for result in results if (row := _row_of(out, result))]
     text = json.dumps({"version": 1, "edits": entries}, indent=1)
     out.write("report.json", text.encode())
+    write_page(out, [row_from(found, spec) for found, spec in zip(entries, specs, strict=True)])
     sheets = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
     for number, some in enumerate(sheets):
         out.write(_sheet_name(number), _png(_stack(some)))
@@ -73,31 +83,6 @@ def _row_of(out: Files, result: EditResult) -> bytes | None:
         return None
 
 
-def entry(out: Files, result: EditResult) -> dict[str, Any]:
-    """One edit of report.json."""
-    found: dict[str, Any] = {"id": result.id, "state": result.state}
-    if result.error is not None:
-        return found | {"error": str(result.error)}
-    if result.state == "stopped":
-        return found
-    record = load_edit(out / result.id)
-    ledger = Ledger(out / result.id / record.key / "ledger")
-    base = ledger["0-denoise-0"]
-    return found | {
-        "output": result.output,
-        "seed": record.seed,
-        "plan": record.plan.digest,
-        "prompt": record.spec.prompt,
-        "scores": base["scores"],
-        "chosen": base["chosen"],
-        "changed_samples": ledger["export"]["changed_samples"],
-        "compared": ledger["export"]["compared"],
-        "pixels": ledger["export"]["pixels"],
-        "sha256": ledger["export"]["sha256"],
-        "models": base["models"],
-    }
-
-
 def preview(edit: Edit, stage: Stage, _: str) -> Facts:
     """A composed stage as a small PNG file; for the first one also the candidates."""
     canvas = edit.canvas(stage)
@@ -106,10 +91,8 @@ def preview(edit: Edit, stage: Stage, _: str) -> Facts:
     if stage.kind == "base":
         facts = edit.ledger["0-denoise-0"]
         for sample in range(edit.record.plan.method.samples):
-            score = "" if facts["scores"] is None else f"-{facts['scores'][sample]:.2f}"
-            chosen = "-chosen" if sample == facts["chosen"] else ""
             candidate = _image(canvas.candidate(sample))
-            edit.files.write(f"candidates/{sample}{score}{chosen}.png", _png(candidate))
+            edit.files.write(candidate_name(facts, sample), _png(candidate))
     return {}
 
 
@@ -140,7 +123,7 @@ def _scaled(box: Box, scale: float) -> Box:
 def write_row(edit: Edit, edited: Edited) -> None:
     """One edit on the contact sheet: before, mask, after, all of the same part of the picture."""
     record, plan = edit.record, edit.record.plan
-    box = _around(plan.bbox, plan.source_box)
+    box = around(plan.bbox, plan.source_box)
     canvas = edit.canvas(plan.final)
 
     def before(part: Box) -> Floats:
@@ -171,13 +154,6 @@ def write_row(edit: Edit, edited: Edited) -> None:
     megapixels = f"{plan.image.width} x {plan.image.height}, seed {record.seed}"
     draw.text((GAP, 28), megapixels, PALE, ImageFont.load_default(13))
     edit.files.write("previews/edit.png", _png(image))
-
-
-def _around(bbox: Box, bounds: Box) -> Box:
-    """The mask's box with some surroundings."""
-    box = bbox.grown(max(bbox.height, bbox.width) // 3 + 8).intersection(bounds)
-    assert box is not None
-    return box
 
 
 def fitted(read: Read, box: Box) -> Image.Image:

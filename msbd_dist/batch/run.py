@@ -28,6 +28,7 @@ from msbd_dist.batch.board import Board, Silent, Watch
 from msbd_dist.batch.estimate import save_profile
 from msbd_dist.batch.journal import Journal
 from msbd_dist.batch.manifest import Manifest
+from msbd_dist.batch.page import has_page, show, write_edit
 from msbd_dist.batch.record import (
     QUARANTINE,
     THREADS,
@@ -47,6 +48,7 @@ from msbd_dist.batch.record import (
 from msbd_dist.batch.report import preview, write_report, write_row
 from msbd_dist.batch.resume import results_of
 from msbd_dist.batch.status import CANCEL, FAILED, cancelled, load_status
+from msbd_dist.canvas.export import Edited
 from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.lease import Lease, LeaseLost
 from msbd_dist.canvas.ledger import Facts
@@ -203,7 +205,9 @@ def run_manifest(
         out=files.url,
         edits=ordered,
         seconds=time.perf_counter() - started,
-        contact_sheet=write_report(files, ordered if only is None else results_of(files))
+        contact_sheet=write_report(
+            files, ordered if only is None else results_of(files), manifest.edits
+        )
         if known
         else None,
         peak_mb=peak,
@@ -241,8 +245,13 @@ def life(
             edit.work.remove(tuned_name(stage, tuned["attempt"]))
         shown = chore(f"{stage.index}-preview", partial(preview, edit, stage))
 
-    export = partial(steps.export, edit, still_ours, write_row, verify, tell)
+    def show_all(edit: steps.Edit, edited: Edited) -> None:
+        write_row(edit, edited)
+        show(edit, edited)
+
+    export = partial(steps.export, edit, still_ours, show_all, verify, tell)
     yield [*shown, steps.Chore(edit, "export", export)]
+    write_edit(edit)
     tidy(edit)
 
 
@@ -512,6 +521,8 @@ def begin_edit(spec: EditSpec, out: Files, models: steps.Models) -> steps.Edit |
         return failed(spec.id, error)
     if edit.is_finished:
         tidy(edit)  # it may have been killed right before
+        if not has_page(edit):
+            write_edit(edit)
         return EditResult(id=spec.id, state="kept", output=edit.target, seed=edit.record.seed)
     return aside(edit) or edit
 

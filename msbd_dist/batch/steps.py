@@ -13,6 +13,7 @@ import random
 import secrets
 import shutil
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -32,6 +33,7 @@ from msbd_dist.batch.record import (
     save_edit,
     versions_of,
 )
+from msbd_dist.batch.tiles import most_bytes
 from msbd_dist.canvas.export import (
     Edited,
     How,
@@ -268,7 +270,7 @@ def require_room(edits: Iterable[Edit]) -> None:
         )
         written = largest_bytes(edit.picture, target, edit.how, plan.bbox)
         for place, count in (
-            (edit.files.url, plan.stored_bytes + taken_in),
+            (edit.files.url, plan.stored_bytes + taken_in + most_bytes(plan)),
             (target, written),
         ):
             if not is_url(place):
@@ -335,9 +337,11 @@ class Chore:
         return persevere(self._try, History(epoch, RetryPolicy()), random.Random())
 
     def _try(self, attempt: Attempt) -> Facts:
+        started = time.perf_counter()
         with store_errors(self.edit.files.url):
             facts = self.run(attempt.name)
-        facts |= {"attempt": attempt.name, "peak_mb": peak_memory_mb()}
+        seconds = round(time.perf_counter() - started, 3)
+        facts |= {"attempt": attempt.name, "seconds": seconds, "peak_mb": peak_memory_mb()}
         return self.edit.ledger.commit(self.name, facts)
 
 

@@ -281,13 +281,16 @@ def report(out: Out) -> None:
 
     Example: msbd report runs/demo
     """
+    from msbd_dist.batch.record import StoredEdits
     from msbd_dist.batch.report import write_report
     from msbd_dist.batch.resume import results_of
     from msbd_dist.canvas.files import open_files
 
     files = open_files(out)
-    sheet = write_report(files, results_of(files))
-    out_console.print(sheet or f"{files.url}/report.json", markup=False, highlight=False)
+    sheet = write_report(files, results_of(files), StoredEdits(files))
+    out_console.print(f"{files.url}/report.html", markup=False, highlight=False)
+    if sheet is not None:
+        out_console.print(sheet, markup=False, highlight=False)
 
 
 def doctor(

@@ -18,7 +18,7 @@ from msbd_dist.canvas.files import open_files
 from msbd_dist.cli.progress import duration, in_a_line, picture
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Plan, make_plan
-from msbd_dist.core.spec import Method, ModelSpec
+from msbd_dist.core.spec import EditSpec, Method, ModelSpec
 from msbd_dist.errors import InputError, MsbdError
 from msbd_dist.models.card import resolve
 
@@ -37,7 +37,8 @@ class Planned(Edit):
     """An edit of which nothing but the plan is there."""
 
     def __init__(self, name: str, plan: Plan) -> None:
-        found = cast("Any", type("Record", (), {"plan": plan}))
+        spec = EditSpec(id=name, image="", mask="", prompt=f"a {name}")
+        found = cast("Any", type("Record", (), {"plan": plan, "spec": spec}))
         object.__setattr__(self, "record", found)
         object.__setattr__(self, "ledger", {})
         object.__setattr__(self, "name", name)

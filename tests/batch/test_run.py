@@ -121,7 +121,7 @@ def test_a_run_leaves_its_record_candidates_previews_and_a_contact_sheet(
     assert len(candidates) == 2
     assert sum("chosen" in name for name in candidates) == 1
     assert sorted(p.stem for p in (out / "e0/previews").iterdir()) == [
-        "edit", "stage-0", "stage-1", "stage-2",
+        "edit", "stage-0", "stage-1", "stage-2", "thumb",
     ]  # fmt: skip
     assert result.contact_sheet is not None
     assert pixels(result.contact_sheet).shape[0] > 700
