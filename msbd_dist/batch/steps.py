@@ -6,7 +6,6 @@ edit's mask.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import random
@@ -32,6 +31,7 @@ from msbd_dist.batch.record import (
     save_edit,
     versions_of,
 )
+from msbd_dist.canvas.combined import make_mask, mask_digest
 from msbd_dist.canvas.export import (
     Edited,
     How,
@@ -48,16 +48,15 @@ from msbd_dist.canvas.export import (
 from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors
 from msbd_dist.canvas.images import Picture, from_float, to_float
 from msbd_dist.canvas.ledger import Facts, Ledger
-from msbd_dist.canvas.masks import Mask, feather, read_mask
+from msbd_dist.canvas.masks import Mask, feather
 from msbd_dist.canvas.ome import OmeReader, can_patch, is_zarr, patch_in_place
 from msbd_dist.canvas.places import content_digest, is_url
 from msbd_dist.canvas.reader import Samples
-from msbd_dist.canvas.shapes import Shapes
 from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import Bools, Floats
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Plan, Stage, make_plan
-from msbd_dist.core.spec import Drawn, EditSpec, ModelSpec
+from msbd_dist.core.spec import EditSpec, ModelSpec, mask_files
 from msbd_dist.dist.executor import Attempt, History, RetryPolicy, persevere
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import Card
@@ -131,7 +130,7 @@ def target_of(spec: EditSpec, files: Files, picture: Picture) -> str:
     """Where an edit's finished picture goes: a local path or URL; by default in the run directory,
     as the kind of file that the image is, or as PNG."""
     if spec.in_place:
-        return spec.image
+        return spec.place
     suffix = {"TIFF": ".tif", "OME-Zarr": ".ome.zarr"}.get(picture.kind.split()[0], ".png")
     return spec.output or f"{files.url}/output{suffix}"
 
@@ -150,24 +149,18 @@ def digest_at(target: str) -> str | None:
 
 
 def mask_of(spec: EditSpec, picture: Picture) -> Mask:
-    """An edit's mask, from its file or drawn. MaskError where it is empty or does not fit."""
-    if isinstance(spec.mask, Drawn):
-        return Shapes(picture.size, boxes=spec.mask.boxes, polygons=spec.mask.polygons)
-    return read_mask(spec.mask, picture)
+    """An edit's mask, from files or drawn. MaskError where it is empty or does not fit."""
+    return make_mask(spec.mask, picture)
 
 
 def inputs_of(spec: EditSpec) -> dict[str, str]:
     """Digests of what an edit reads. OSError where something can't be read."""
-    if isinstance(spec.mask, Drawn):
-        mask = hashlib.sha256(repr(spec.mask).encode()).hexdigest()
-    else:
-        mask = content_digest(spec.mask)
-    return {"image": content_digest(spec.image), "mask": mask}
+    return {"image": content_digest(spec.place), "mask": mask_digest(spec.mask)}
 
 
 def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
     """Read a picture and its mask, and plan the edit. Errors are one line about this edit."""
-    picture = Picture.open(spec.image)
+    picture = Picture.open(spec.place)
     mask = mask_of(spec, picture)
     plan = make_plan(picture.size, mask.bbox, mask.any, family=card.family, method=spec.method)
     if len(plan.stages) > 1:
@@ -202,11 +195,11 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
     try:
         inputs = inputs_of(spec)
     except OSError:  # what opens pictures has the better words
-        mask_of(spec, Picture.open(spec.image))
+        mask_of(spec, Picture.open(spec.place))
         raise
     earlier = _earlier(spec, files, models, inputs)
     if earlier is not None:
-        edit = Edit(earlier, files, Picture.open(spec.image), ledger_of(files, earlier))
+        edit = Edit(earlier, files, Picture.open(spec.place), ledger_of(files, earlier))
         if edit.is_finished:
             return edit
     plan, picture = plan_edit(spec, models.card)
@@ -220,7 +213,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         inputs=earlier.inputs if earlier else inputs,
         models=models.spec,
         weights=models.weights,
-        direct=picture.random and (isinstance(files, LocalFiles) or is_url(spec.image)),
+        direct=picture.random and (isinstance(files, LocalFiles) or is_url(spec.place)),
     )
     edit = Edit(record, files, picture, ledger_of(files, record))
     if earlier is None and "ingest" in edit.ledger:  # its record was damaged
@@ -242,16 +235,16 @@ def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
     if spec.in_place:
         if not isinstance(picture.reader, OmeReader):
             kind = picture.kind
-            raise ImageError(f"{spec.image}: is a {kind}; only an OME-Zarr is edited in place")
+            raise ImageError(f"{spec.place}: is a {kind}; only an OME-Zarr is edited in place")
         if why := can_patch(picture.reader):
-            raise ImageError(f"{spec.image}: can't be edited in place: {why}; write a copy")
+            raise ImageError(f"{spec.place}: can't be edited in place: {why}; write a copy")
     if not is_url(target):
         require_writable(Path(target))
     check_target(picture, target, how)
     need, free = memory_bytes(picture, target), psutil.virtual_memory().available
     if need > free:
         raise ImageError(
-            f"{spec.image}: takes {need / 1e9:.1f} GB of memory from {picture.kind} to {target}, "
+            f"{spec.place}: takes {need / 1e9:.1f} GB of memory from {picture.kind} to {target}, "
             f"{free / 1e9:.1f} GB are free; save it as a tiled TIFF or an OME-Zarr, and write one"
         )
     if lost := losses(picture, target, how):
@@ -367,7 +360,8 @@ def ingest(edit: Edit, tell: Tell, attempt: str) -> Facts:
             tell(edit.id, "taking in", done)
     for kind, digest in inputs_of(record.spec).items():
         if digest != record.inputs[kind]:
-            place = getattr(record.spec, kind)
+            spec = record.spec
+            place = spec.place if kind == "image" else ", ".join(mask_files(spec.mask))
             raise ImageError(f"{place}: was changed while it was read; run the same command again")
     return {"image": picture.format, "plan": plan.digest}
 
@@ -417,8 +411,8 @@ def export(
         facts["changed_samples"] = patch.changed  # up to here each was asked for once
         found = verify(replace(edited, tell=partial(tell, edit.id, "comparing")), place, which)
         facts["compared"], facts["pixels"] = found.compared, found.pixels
-        if content_digest(edit.record.spec.image) != edit.record.inputs["image"]:
-            raise ImageError(f"{edit.record.spec.image}: was changed during the run; run it again")
+        if content_digest(edit.record.spec.place) != edit.record.inputs["image"]:
+            raise ImageError(f"{edit.record.spec.place}: was changed during the run; run it again")
         show(edit, edited)
         still_ours()
 
@@ -442,7 +436,7 @@ def edit_in_place(
     show: Callable[[Edit, Edited], None],
 ) -> Facts:
     """Change the chunks of an OME-Zarr that the edit meets; their originals are in the journal."""
-    image, journal = edit.record.spec.image, journal_of(edit.files, edit.record)
+    image, journal = edit.record.spec.place, journal_of(edit.files, edit.record)
     begun = bool(journal.names())
     if not begun and content_digest(image) != edit.record.inputs["image"]:
         raise ImageError(f"{image}: was changed during the run; run it again")

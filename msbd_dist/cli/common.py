@@ -67,6 +67,12 @@ AllowLoss = Annotated[
     bool,
     typer.Option("--allow-loss", help="Write formats that can't hold all that an image has."),
 ]
+AllowAnywhere = Annotated[
+    bool,
+    typer.Option(
+        "--allow-anywhere", help="Write outside of the manifest's folder where it says so."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any option of the method, e.g. steps=25."),
@@ -79,20 +85,21 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def load_manifest(
-    path: Path, models: str | None, allow_loss: bool, **overrides: str | None
+    path: Path,
+    models: str | None,
+    allow_loss: bool,
+    *,
+    anywhere: bool = False,
+    **overrides: str | None,
 ) -> Manifest:
     from dataclasses import replace
 
     from msbd_dist.batch.manifest import located_models, read_manifest
 
-    loaded = read_manifest(path)
-    if allow_loss:
-        edits = tuple(replace(spec, allow_loss=True) for spec in loaded.edits)
-        loaded = replace(loaded, edits=edits)
+    loaded = read_manifest(path, anywhere=anywhere)
     given = {k: v for k, v in {"family": models, **overrides}.items() if v is not None}
-    if given:
-        loaded = replace(loaded, models=located_models(replace(loaded.models, **given), Path.cwd()))
-    return loaded
+    spec = located_models(replace(loaded.models, **given), Path.cwd()) if given else None
+    return loaded.with_(models=spec, changes={"allow_loss": True} if allow_loss else None)
 
 
 def model_spec(family: str | None, **parts: str | None) -> ModelSpec:

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from msbd_dist.cli.common import (
+    AllowAnywhere,
     AllowLoss,
     Clip,
     Device,
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
 
 def plan(
-    manifest: Annotated[Path, typer.Argument(help="YAML manifest of edits.")],
+    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL or CSV manifest of edits.")],
     models: Models = None,
     sr: Sr = None,
     clip: Clip = None,
     allow_loss: AllowLoss = False,
+    allow_anywhere: AllowAnywhere = False,
 ) -> None:
     """Show what a manifest would do: stages, segments, denoiser calls, bytes. Runs nothing.
 
@@ -39,10 +41,12 @@ def plan(
     from msbd_dist.batch.steps import plan_and_check
     from msbd_dist.models.card import resolve
 
-    loaded = load_manifest(manifest, models, allow_loss, sr=sr, clip=clip, device=None)
+    loaded = load_manifest(
+        manifest, models, allow_loss, anywhere=allow_anywhere, sr=sr, clip=clip, device=None
+    )
     card = resolve(loaded.models)
     failures = 0
-    for spec in loaded.edits:
+    for spec in loaded.settled():
         try:
             found, picture, written = plan_and_check(spec, card)
         except MsbdError as error:
