@@ -45,12 +45,13 @@ class Place:
 
     def error(self, at: At, got: str, remedy: str | None) -> ManifestError:
         """``file:line: key: got; remedy``."""
-        line = self.line(at)
+        line, key = self.line(at), dotted(at)
         where = "" if line is None else f":{line}"
         prefix = f"{self.file}{where}: " if self.file else ""
-        key = dotted(at)
         colon = ": " if key else ""
-        return ManifestError(f"{prefix}{key}{colon}{got}" + (f"; {remedy}" if remedy else ""))
+        error = ManifestError(f"{prefix}{key}{colon}{got}" + (f"; {remedy}" if remedy else ""))
+        error.file, error.line, error.key = str(self.file or ""), line, key or None
+        return error
 
     def unknown(self, at: At, known: Iterable[str]) -> ManifestError:
         """The error for a key that nobody reads; it names the nearest right one."""

@@ -1,7 +1,8 @@
 """The `msbd` command. The only place that prints: results to stdout, words for people to stderr.
 
-    work.py       edit, run          look.py    plan, doctor, version
-    progress.py   bars and lines     common.py  what the verbs share
+    work.py       edit, run          look.py       plan, doctor, version
+    progress.py   bars and lines     manifests.py  init, validate, schema
+    common.py     what the verbs share
 
 Imports are made inside the verbs, so that those which only look load neither torch nor ray.
 """
@@ -15,7 +16,7 @@ from typing import NoReturn
 
 import typer
 
-from msbd_dist.cli import look, work
+from msbd_dist.cli import look, manifests, work
 from msbd_dist.cli.common import fail
 from msbd_dist.errors import MsbdError
 
@@ -26,7 +27,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (work.edit, work.run, look.plan, look.doctor, look.version):
+for verb in (
+    *(work.edit, work.run, look.plan),
+    *(manifests.init, manifests.validate, manifests.schema),
+    *(look.doctor, look.version),
+):
     app.command()(verb)
 
 
