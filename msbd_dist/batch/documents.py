@@ -26,7 +26,7 @@ At = tuple[str | int, ...]
 """A place in a document: ``("edits", 2, "prompt")``."""
 
 LINES = (".jsonl", ".ndjson", ".csv")  # suffixes of files with an edit on each line
-_MOST_VALUES = 5_000_000  # of a YAML document, aliases counted as often as they are used
+_MOST_VALUES = 1_000_000  # of a YAML document, aliases counted as often as they are used
 _DEEPEST = 60
 _LONGEST = 16 << 20  # characters of a line or cell
 
@@ -56,7 +56,10 @@ class Place:
     def unknown(self, at: At, known: Iterable[str]) -> ManifestError:
         """The error for a key that nobody reads; it names the nearest right one."""
         near = difflib.get_close_matches(str(at[-1]), known := tuple(known), n=1)
-        remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
+        all_known = "`msbd schema --markdown` lists all"
+        if len(known) <= 16:
+            all_known = f"known: {', '.join(known)}"
+        remedy = f"did you mean `{near[0]}`?" if near else all_known
         return self.error(at, "is not a known key", remedy)
 
     def check_keys(self, values: Iterable[Any], known: Iterable[str], at: At = ()) -> None:
@@ -142,7 +145,8 @@ def _locate(node: yaml.Node, at: At, lines: dict[At, int], path: Path) -> None:
     lines.setdefault(at, node.start_mark.line + 1)
     if len(lines) > _MOST_VALUES or len(at) > _DEEPEST:
         raise ManifestError(
-            f"{path}:{node.start_mark.line + 1}: holds too much or itself; write it without aliases"
+            f"{path}:{node.start_mark.line + 1}: holds too much or itself; "
+            "write long lists as JSONL, and no aliases"
         )
     if isinstance(node, yaml.MappingNode):
         seen = set()

@@ -355,6 +355,7 @@ def image_of(value: Any) -> str | Result:
 # ---------------------------------------------------------------- errors
 
 
+_UNKNOWN = ("extra_forbidden", "invalid_key")
 _WANTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -370,12 +371,13 @@ _WANTED = {
 
 
 def _translated(error: ValidationError, model: Any, where: Place, at: At) -> MsbdError:
-    """The first thing that is wrong, in one line."""
-    first = error.errors(include_url=False)[0]
+    """What is wrong, in one line: a key that nobody reads, or the first value."""
+    found = error.errors(include_url=False)
+    first = next((one for one in found if one["type"] in _UNKNOWN), found[0])
     loc = tuple(part for part in first["loc"] if part not in _FORMS)
     kind, context, value = first["type"], first.get("ctx", {}), first["input"]
-    if kind in ("extra_forbidden", "invalid_key"):
-        return where.unknown((*at, *loc), _known_at(loc, model))
+    if kind in _UNKNOWN:
+        return where.unknown((*at, *loc[:-1], str(loc[-1])), _known_at(loc, model))
     if kind == "missing":
         return where.error((*at, *loc[:-1]), f"has no `{loc[-1]}`", "add it")
     wanted = _WANTED.get(kind)

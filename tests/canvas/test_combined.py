@@ -21,7 +21,6 @@ from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.spec import Combined, Drawn, MaskSpec
 from msbd_dist.errors import ImageError, ManifestError, MaskError
 
-
 SMALL = Size(17, 23)
 
 
