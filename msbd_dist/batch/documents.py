@@ -53,14 +53,16 @@ class Place:
         error.file, error.line, error.key = str(self.file or ""), line, key or None
         return error
 
-    def unknown(self, at: At, known: Iterable[str]) -> ManifestError:
+    def unknown(
+        self, at: At, known: Iterable[str], got: str = "is not a known key"
+    ) -> ManifestError:
         """The error for a key that nobody reads; it names the nearest right one."""
         near = difflib.get_close_matches(str(at[-1]), known := tuple(known), n=1)
         all_known = "`msbd schema --markdown` lists all"
         if len(known) <= 16:
             all_known = f"known: {', '.join(known)}"
         remedy = f"did you mean `{near[0]}`?" if near else all_known
-        return self.error(at, "is not a known key", remedy)
+        return self.error(at, got, remedy)
 
     def check_keys(self, values: Iterable[Any], known: Iterable[str], at: At = ()) -> None:
         """Refuse a key that is not among those known."""
@@ -75,10 +77,10 @@ def dotted(at: At) -> str:
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in at).lstrip(".")
 
 
-def opened(path: Path, **options: Any) -> TextIO:
+def opened(path: Path, newline: str | None = None) -> TextIO:
     """A manifest as text; ManifestError where there is none."""
     try:
-        return path.open(encoding="utf-8-sig", **options)
+        return path.open("r", encoding="utf-8-sig", newline=newline)
     except OSError as error:
         raise ManifestError(
             f"{path}: {error.strerror or error}; give a readable manifest"

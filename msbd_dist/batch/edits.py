@@ -132,8 +132,8 @@ def check_together(edits: Edits, wrong: Wrong) -> int:
             wrong(error)
         count += 1
     if not wrong.found:
-        for error in (*_chain_errors(seen, edits), *_output_errors(seen, edits)):
-            wrong(error)
+        for one in (*_chain_errors(seen, edits), *_output_errors(seen, edits)):
+            wrong(one)
     return count
 
 

@@ -56,15 +56,19 @@ def _files(
         yield values
         return
     found = matching(pattern, folder)
+    if not found:
+        raise where.error((*at, "image"), f"{pattern} matches nothing", "give another pattern")
     names = {name_of(place) for place in found}
     for name in overrides:
         if name not in names:
-            raise where.unknown((*at, "overrides", name), sorted(names))
+            got = f"is no file that {pattern} matches"
+            raise where.unknown((*at, "overrides", name), sorted(names), got)
     edits = [{**values, **overrides.get(name_of(place), {}), "image": place} for place in found]
     others = {other for edit in edits for other in _others(edit, folder)}
     edits = [edit for edit in edits if absolute(edit["image"], folder) not in others]
     if not edits:
-        raise where.error((*at, "image"), f"{pattern} matches no picture", "give another pattern")
+        got = f"{pattern} matches nothing but masks and outputs of one another"
+        raise where.error((*at, "image"), got, "give another pattern")
     for edit, name in zip(edits, distinct([stem_of(e["image"]) for e in edits]), strict=True):
         yield {**edit, "id": f"{values['id']}-{name}"}
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from functools import cache
+from types import GenericAlias
 from typing import Annotated, Any, Literal, get_type_hints
 
 import pydantic
@@ -108,8 +109,8 @@ Rectangle = Annotated[
 
 
 def _mask_form(value: Any) -> str | None:
-    forms = {str: "<file>", list: "<box>", dict: "<mapping>", MaskKeys: "<mapping>"}
-    return forms.get(type(value))
+    forms = ((str, "<file>"), (list, "<box>"), (dict | MaskKeys, "<mapping>"))
+    return next((form for kind, form in forms if isinstance(value, kind)), None)
 
 
 class MaskKeys(_Keys):
@@ -148,7 +149,8 @@ class ResultKeys(_Keys):
 
 
 def _image_form(value: Any) -> str | None:
-    return {str: "<file>", dict: "<mapping>", ResultKeys: "<mapping>"}.get(type(value))
+    forms = ((str, "<file>"), (dict | ResultKeys, "<mapping>"))
+    return next((form for kind, form in forms if isinstance(value, kind)), None)
 
 
 Image = Annotated[
@@ -208,59 +210,58 @@ def _of_edit(*without: str) -> dict[str, Any]:
 def _lists() -> Iterator[tuple[str, Any]]:
     for of, field in _fields():
         if field.name in IN_MATRIX:
-            one = Annotated[_kind(of, field), pydantic.Field(json_schema_extra=_range(field))]
+            about = pydantic.Field(json_schema_extra=_range(field))
+            one: Any = Annotated[_kind(of, field), about]
             what = f"values: {field.metadata['what']}"
-            yield field.name, (list[one], pydantic.Field([], description=what, min_length=1))
+            yield (
+                field.name,
+                (GenericAlias(list, one), pydantic.Field([], description=what, min_length=1)),
+            )
 
 
-MatrixKeys: Any = create_model(
-    "Matrix", __base__=_Keys, __doc__="Lists of values: an edit for each choice.", **dict(_lists())
-)
-OverrideKeys: Any = create_model(
-    "Override", __base__=_Keys, __doc__="Keys of one file.", **_of_edit("id", "image")
-)
-_matrix = (
-    MatrixKeys | None,
-    pydantic.Field(None, description="keys with lists of values: an edit for each choice of them"),
-)
-_overrides = (
-    dict[str, OverrideKeys],
-    pydantic.Field({}, description="of an image pattern: file names, each with keys of its own"),
-)
-DefaultKeys: Any = create_model(
-    "Defaults",
-    __base__=_Keys,
-    __doc__="Keys that every edit has unless it says otherwise.",
-    **_of_edit("id"),
-    matrix=_matrix,
-)
-EditKeys: Any = create_model(
-    "Edit",
-    __base__=_Keys,
-    __doc__="One edit, or several by a pattern or a matrix.",
-    **_of_edit(),
-    matrix=_matrix,
-    overrides=_overrides,
-)
-LineKeys: Any = create_model(
-    "Line", __base__=_Keys, __doc__="One edit of a JSONL or CSV file.", **_of_edit()
-)
-ModelKeys: Any = create_model(
-    "Models",
-    __base__=_Keys,
-    __doc__="Where models come from.",
-    **{f.name: (_kind(ModelSpec, f), _about(f)) for f in fields(ModelSpec)},
-)
-ManifestKeys: Any = create_model(
-    "Manifest",
-    __base__=_Keys,
-    __doc__="Edits of pictures by msbd.",
-    models=(
-        str | ModelKeys,
-        pydantic.Field("tiny", description="a family's name or path, or a mapping of its parts"),
+def _model(name: str, what: str, values: Mapping[str, Any]) -> Any:
+    make: Any = create_model
+    return make(name, __base__=_Keys, __doc__=what, **values)
+
+
+MatrixKeys = _model("Matrix", "Lists of values: an edit for each choice.", dict(_lists()))
+OverrideKeys = _model("Override", "Keys of one file.", _of_edit("id", "image"))
+_SEVERAL: dict[str, Any] = {
+    "matrix": (
+        MatrixKeys | None,
+        pydantic.Field(None, description="keys with lists of values: an edit for each choice"),
     ),
-    defaults=(DefaultKeys, pydantic.Field({}, description="keys of every edit")),
-    edits=(list[EditKeys], pydantic.Field(description="what to do", min_length=1)),
+    "overrides": (
+        GenericAlias(dict, (str, OverrideKeys)),
+        pydantic.Field({}, description="of an image pattern: file names, each with its own keys"),
+    ),
+}
+DefaultKeys = _model(
+    "Defaults",
+    "Keys that every edit has unless it says otherwise.",
+    {**_of_edit("id"), "matrix": _SEVERAL["matrix"]},
+)
+EditKeys = _model(
+    "Edit", "One edit, or several by a pattern or a matrix.", {**_of_edit(), **_SEVERAL}
+)
+LineKeys = _model("Line", "One edit of a JSONL or CSV file.", _of_edit())
+ModelKeys = _model(
+    "Models",
+    "Where models come from.",
+    {f.name: (_kind(ModelSpec, f), _about(f)) for f in fields(ModelSpec)},
+)
+_named = pydantic.Field("tiny", description="a family's name or path, or a mapping of its parts")
+ManifestKeys = _model(
+    "Manifest",
+    "Edits of pictures by msbd.",
+    {
+        "models": (str | ModelKeys, _named),
+        "defaults": (DefaultKeys, pydantic.Field({}, description="keys of every edit")),
+        "edits": (
+            GenericAlias(list, EditKeys),
+            pydantic.Field(description="what to do", min_length=1),
+        ),
+    },
 )
 
 
@@ -335,10 +336,10 @@ def mask_of(value: Any) -> MaskSpec:
     polygons = tuple(
         tuple(tuple((x, y) for x, y in ring) for ring in polygon) for polygon in value.polygons
     )
-    drawn = (Drawn(boxes=boxes, polygons=polygons),) if boxes or polygons else ()
-    parts = (*(mask_of(part) for part in value.any), *drawn)
-    if parts == drawn and not (value.invert or value.grow):
-        return drawn[0]
+    drawn = Drawn(boxes=boxes, polygons=polygons)
+    if not (value.any or value.invert or value.grow):
+        return drawn
+    parts = (*map(mask_of, value.any), *([drawn] if boxes or polygons else ()))
     return Combined(any=parts, invert=value.invert, grow=value.grow)
 
 

@@ -84,7 +84,7 @@ class United:
         return reduce(Box.union, (mask.bbox for mask in self.masks))
 
     def window(self, box: Box) -> Bools:
-        return np.logical_or.reduce([mask.window(box) for mask in self.masks])
+        return reduce(np.logical_or, (mask.window(box) for mask in self.masks))
 
     def any(self, box: Box) -> bool:
         return any(mask.any(box) for mask in self.masks)

@@ -204,7 +204,7 @@ BAD = {
     ),
     "a pattern of nothing": (
         GOOD.replace("i.png", "'none/*.png'"),
-        ["image", "matches no picture"],
+        ["image", "matches nothing"],
     ),
     "overrides of one file": (
         GOOD.replace("}", ", overrides: {i.png: {seed: 1}}}"),
@@ -401,18 +401,18 @@ def test_lines_that_are_not_text(suffix: str, tmp_path: Path) -> None:
 
 
 def test_a_long_list_is_read_one_line_at_a_time(tmp_path: Path) -> None:
-    """Ten thousand edits with prompts of a thousand letters: names are kept, edits are not."""
+    """Three thousand edits with prompts of a thousand letters: names are kept, edits are not."""
     prompt = "a red star " * 100
-    rows = ({**LINE, "id": f"e{i}", "seed": i, "prompt": prompt} for i in range(10_000))
+    rows = ({**LINE, "id": f"e{i}", "seed": i, "prompt": prompt} for i in range(3_000))
     path = lines(tmp_path, *rows)
     tracemalloc.start()
     edits = read_manifest(path).edits
-    assert sum(e.seed or 0 for e in edits) == 9_999 * 5_000
+    assert sum(e.seed or 0 for e in edits) == 2_999 * 1_500
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(edits) == 10_000
-    assert path.stat().st_size > 10_000_000
-    assert peak < 5_000_000
+    assert len(edits) == 3_000
+    assert path.stat().st_size > 3_000_000
+    assert peak < 1_500_000
 
 
 def test_lines_that_were_changed_are_not_read_as_if_they_were_not(tmp_path: Path) -> None:
@@ -538,7 +538,9 @@ def test_a_pattern_may_be_a_url(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", ["c.png", "A.png"])
 def test_an_override_that_nobody_uses_is_wrong(wrong: str, tmp_path: Path) -> None:
     pictures(tmp_path, "a.png", "b.png")
-    text = GOOD.replace("i.png", "'*.png'").replace("}", f", overrides: {{{wrong}: {{seed: 1}}}}}}")
+    text = GOOD.replace("i.png", "'[a-c].png'").replace(
+        "}", f", overrides: {{{wrong}: {{seed: 1}}}}}}"
+    )
     with pytest.raises(ManifestError, match=rf":2: .*overrides\.{wrong}: .*did you mean `.\.png`"):
         read_manifest(write(tmp_path, text))
 
