@@ -1,8 +1,10 @@
 """The edits of a manifest, gone through one at a time, and what is checked of all of them together.
 
-for spec in edits: ...       again and again; `Held` in memory, or read anew
-heads_of(edits)              the pictures that chains of edits begin with
-check_together(edits, ...)   names and files that get in each other's way
+    for spec in edits: ...       again and again; `Held` in memory, or read anew
+    heads_of(edits)              the pictures that chains of edits begin with
+    check_together(edits, ...)   names and files that get in each other's way
+
+Of the edits of a long list nothing is kept but their names.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from msbd_dist.batch.documents import At, Place, dotted
 from msbd_dist.core.spec import EditSpec, Result, mask_files
@@ -45,16 +47,18 @@ class Located:
     at: At
 
 
-class Edits(ABC):
-    """Edits that can be gone through again and again, one at a time."""
+class Edits(Protocol):
+    """Edits that can be gone through more than once, one at a time."""
+
+    def __iter__(self) -> Iterator[EditSpec]: ...
+    def __len__(self) -> int: ...
+
+
+class Listed(ABC):
+    """Edits that know where they stand."""
 
     @abstractmethod
-    def located(self) -> Iterator[Located]:
-        """The edits with their places."""
-
-    @abstractmethod
-    def changed(self, changes: Mapping[str, Any]) -> Edits:
-        """The same with some fields of every edit changed."""
+    def located(self) -> Iterator[Located]: ...
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -63,7 +67,7 @@ class Edits(ABC):
         return (each.spec for each in self.located())
 
 
-class Held(Edits):
+class Held(Listed):
     """Edits in memory."""
 
     def __init__(self, edits: Iterable[Located]) -> None:
@@ -72,14 +76,25 @@ class Held(Edits):
     def located(self) -> Iterator[Located]:
         return iter(self._edits)
 
-    def changed(self, changes: Mapping[str, Any]) -> Held:
-        return Held(replace(each, spec=replace(each.spec, **changes)) for each in self._edits)
-
     def __len__(self) -> int:
         return len(self._edits)
 
     def __getitem__(self, index: int) -> EditSpec:
         return self._edits[index].spec
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Edits with some of their fields changed, as they are gone through."""
+
+    edits: Edits
+    changes: Mapping[str, Any]
+
+    def __iter__(self) -> Iterator[EditSpec]:
+        return (replace(spec, **self.changes) for spec in self.edits)
+
+    def __len__(self) -> int:
+        return len(self.edits)
 
 
 def source_of(spec: EditSpec, edits: Iterable[EditSpec]) -> str:
@@ -118,7 +133,7 @@ class _Seen:
     befores: dict[str, tuple[str, int]] = field(default_factory=dict)
 
 
-def check_together(edits: Edits, wrong: Wrong) -> int:
+def check_together(edits: Listed, wrong: Wrong) -> int:
     """Refuse edits that get in each other's way. Returns how many there are.
 
     One pass, which keeps names alone. What depends on all edits is looked at when each of them is
@@ -137,7 +152,7 @@ def check_together(edits: Edits, wrong: Wrong) -> int:
     return count
 
 
-def _enter(each: Located, number: int, seen: _Seen, edits: Edits) -> None:
+def _enter(each: Located, number: int, seen: _Seen, edits: Listed) -> None:
     spec, where, at = each.spec, each.where, each.at
     for what, names, value in (("id", seen.ids, spec.id), ("output", seen.outputs, spec.output)):
         if value is None:
@@ -154,7 +169,7 @@ def _enter(each: Located, number: int, seen: _Seen, edits: Edits) -> None:
     if spec.in_place:
         if spec.output:
             raise where.error((*at, "in_place"), "has an output too", "write a copy, or remove it")
-        seen.in_place[number] = spec.place
+        seen.in_place[number] = spec.source
     if isinstance(spec.image, Result):
         seen.befores[spec.id] = spec.image.edit, number
     else:
@@ -162,7 +177,7 @@ def _enter(each: Located, number: int, seen: _Seen, edits: Edits) -> None:
     seen.reads.update(mask_files(spec.mask))
 
 
-def _output_errors(seen: _Seen, edits: Edits) -> Iterator[ManifestError]:
+def _output_errors(seen: _Seen, edits: Listed) -> Iterator[ManifestError]:
     """Outputs that would replace a picture or mask that any edit reads."""
     for number, image in seen.in_place.items():
         if seen.reads[image] > 1:
@@ -177,7 +192,7 @@ def _output_errors(seen: _Seen, edits: Edits) -> Iterator[ManifestError]:
             yield each.where.error((*each.at, "output"), got, remedy)
 
 
-def _chain_errors(seen: _Seen, edits: Edits) -> Iterator[ManifestError]:
+def _chain_errors(seen: _Seen, edits: Listed) -> Iterator[ManifestError]:
     """Images that are results of no edit, of what can't be read, or of themselves."""
     befores = {name: before for name, (before, _) in seen.befores.items()}
     names = {spec.id: str(spec.output or "") for spec in edits} if befores else {}
@@ -204,7 +219,7 @@ def _chain_errors(seen: _Seen, edits: Edits) -> Iterator[ManifestError]:
             yield each.where.error((*each.at, "image"), got, remedy)
 
 
-def _nth(edits: Edits, number: int) -> Located:
+def _nth(edits: Listed, number: int) -> Located:
     return next(islice(edits.located(), number, None))
 
 

@@ -24,8 +24,10 @@ from typing import Any
 
 from msbd_dist.batch.documents import LINES, At, Place, read_lines, read_yaml, scalar
 from msbd_dist.batch.edits import (
+    Changed,
     Edits,
     Held,
+    Listed,
     Located,
     Tell,
     Wrong,
@@ -68,7 +70,7 @@ _LOCAL = re.compile(r"(?:^|::)(?:file|local)://")  # URLs that are paths
 
 
 @dataclass
-class Lines(Edits):
+class Lines(Listed):
     """Edits of a JSONL or CSV file, which is read anew each time they are gone through.
 
     ManifestError, on the way, where the file is not as it was when it was checked.
@@ -78,7 +80,6 @@ class Lines(Edits):
     folder: Path
     root: Path | None
     stamp: tuple[int, int]
-    changes: Mapping[str, Any] = field(default_factory=dict)
     say: Tell = field(default_factory=lambda: Wrong(None))
     count: int = 0
 
@@ -91,10 +92,7 @@ class Lines(Edits):
             except ManifestError as error:
                 self.say(error)
                 continue
-            yield Located(replace(spec, **self.changes) if self.changes else spec, where, ())
-
-    def changed(self, changes: Mapping[str, Any]) -> Lines:
-        return replace(self, changes={**self.changes, **changes})
+            yield Located(spec, where, ())
 
     def __len__(self) -> int:
         return self.count
@@ -112,7 +110,7 @@ class Manifest:
         self, *, models: ModelSpec | None = None, changes: Mapping[str, Any] | None = None
     ) -> Manifest:
         """The same with other models, or with some fields of every edit changed."""
-        edits = self.edits.changed(changes) if changes else self.edits
+        edits = Changed(self.edits, changes) if changes else self.edits
         return replace(self, models=models or self.models, edits=edits)
 
     def settled(self) -> Iterator[EditSpec]:
@@ -150,7 +148,7 @@ def make_edit(values: Mapping[str, Any], *, folder: Path, where: Place, at: At =
     return _made(given(values, LineKeys, where, at), folder, where, at)
 
 
-def one_edit(spec: EditSpec, where: Place) -> Edits:
+def one_edit(spec: EditSpec, where: Place) -> Held:
     """An edit by itself. ManifestError where it would write what it reads."""
     edits = Held([Located(spec, where, ())])
     check_together(edits, Wrong(None))

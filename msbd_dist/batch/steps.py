@@ -130,7 +130,7 @@ def target_of(spec: EditSpec, files: Files, picture: Picture) -> str:
     """Where an edit's finished picture goes: a local path or URL; by default in the run directory,
     as the kind of file that the image is, or as PNG."""
     if spec.in_place:
-        return spec.place
+        return spec.source
     suffix = {"TIFF": ".tif", "OME-Zarr": ".ome.zarr"}.get(picture.kind.split()[0], ".png")
     return spec.output or f"{files.url}/output{suffix}"
 
@@ -155,12 +155,12 @@ def mask_of(spec: EditSpec, picture: Picture) -> Mask:
 
 def inputs_of(spec: EditSpec) -> dict[str, str]:
     """Digests of what an edit reads. OSError where something can't be read."""
-    return {"image": content_digest(spec.place), "mask": mask_digest(spec.mask)}
+    return {"image": content_digest(spec.source), "mask": mask_digest(spec.mask)}
 
 
 def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
     """Read a picture and its mask, and plan the edit. Errors are one line about this edit."""
-    picture = Picture.open(spec.place)
+    picture = Picture.open(spec.source)
     mask = mask_of(spec, picture)
     plan = make_plan(picture.size, mask.bbox, mask.any, family=card.family, method=spec.method)
     if len(plan.stages) > 1:
@@ -195,11 +195,11 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
     try:
         inputs = inputs_of(spec)
     except OSError:  # what opens pictures has the better words
-        mask_of(spec, Picture.open(spec.place))
+        mask_of(spec, Picture.open(spec.source))
         raise
     earlier = _earlier(spec, files, models, inputs)
     if earlier is not None:
-        edit = Edit(earlier, files, Picture.open(spec.place), ledger_of(files, earlier))
+        edit = Edit(earlier, files, Picture.open(spec.source), ledger_of(files, earlier))
         if edit.is_finished:
             return edit
     plan, picture = plan_edit(spec, models.card)
@@ -213,7 +213,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         inputs=earlier.inputs if earlier else inputs,
         models=models.spec,
         weights=models.weights,
-        direct=picture.random and (isinstance(files, LocalFiles) or is_url(spec.place)),
+        direct=picture.random and (isinstance(files, LocalFiles) or is_url(spec.source)),
     )
     edit = Edit(record, files, picture, ledger_of(files, record))
     if earlier is None and "ingest" in edit.ledger:  # its record was damaged
@@ -235,16 +235,16 @@ def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
     if spec.in_place:
         if not isinstance(picture.reader, OmeReader):
             kind = picture.kind
-            raise ImageError(f"{spec.place}: is a {kind}; only an OME-Zarr is edited in place")
+            raise ImageError(f"{spec.source}: is a {kind}; only an OME-Zarr is edited in place")
         if why := can_patch(picture.reader):
-            raise ImageError(f"{spec.place}: can't be edited in place: {why}; write a copy")
+            raise ImageError(f"{spec.source}: can't be edited in place: {why}; write a copy")
     if not is_url(target):
         require_writable(Path(target))
     check_target(picture, target, how)
     need, free = memory_bytes(picture, target), psutil.virtual_memory().available
     if need > free:
         raise ImageError(
-            f"{spec.place}: takes {need / 1e9:.1f} GB of memory from {picture.kind} to {target}, "
+            f"{spec.source}: takes {need / 1e9:.1f} GB of memory from {picture.kind} to {target}, "
             f"{free / 1e9:.1f} GB are free; save it as a tiled TIFF or an OME-Zarr, and write one"
         )
     if lost := losses(picture, target, how):
@@ -361,7 +361,7 @@ def ingest(edit: Edit, tell: Tell, attempt: str) -> Facts:
     for kind, digest in inputs_of(record.spec).items():
         if digest != record.inputs[kind]:
             spec = record.spec
-            place = spec.place if kind == "image" else ", ".join(mask_files(spec.mask))
+            place = spec.source if kind == "image" else ", ".join(mask_files(spec.mask))
             raise ImageError(f"{place}: was changed while it was read; run the same command again")
     return {"image": picture.format, "plan": plan.digest}
 
@@ -411,8 +411,8 @@ def export(
         facts["changed_samples"] = patch.changed  # up to here each was asked for once
         found = verify(replace(edited, tell=partial(tell, edit.id, "comparing")), place, which)
         facts["compared"], facts["pixels"] = found.compared, found.pixels
-        if content_digest(edit.record.spec.place) != edit.record.inputs["image"]:
-            raise ImageError(f"{edit.record.spec.place}: was changed during the run; run it again")
+        if content_digest(edit.record.spec.source) != edit.record.inputs["image"]:
+            raise ImageError(f"{edit.record.spec.source}: was changed during the run; run it again")
         show(edit, edited)
         still_ours()
 
@@ -436,7 +436,7 @@ def edit_in_place(
     show: Callable[[Edit, Edited], None],
 ) -> Facts:
     """Change the chunks of an OME-Zarr that the edit meets; their originals are in the journal."""
-    image, journal = edit.record.spec.place, journal_of(edit.files, edit.record)
+    image, journal = edit.record.spec.source, journal_of(edit.files, edit.record)
     begun = bool(journal.names())
     if not begun and content_digest(image) != edit.record.inputs["image"]:
         raise ImageError(f"{image}: was changed during the run; run it again")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from msbd_dist.batch.documents import dotted
-from msbd_dist.batch.edits import Located, heads_of
+from msbd_dist.batch.edits import Listed, Located, heads_of
 from msbd_dist.batch.manifest import Manifest, read_manifest
 from msbd_dist.batch.steps import check_edit, mask_of, target_of
 from msbd_dist.canvas.files import open_files
@@ -65,6 +65,7 @@ def _said(error: ManifestError) -> Problem:
 
 def _of_files(manifest: Manifest) -> Iterator[Problem]:
     """What is wrong with the pictures, masks and outputs of edits that are right by themselves."""
+    assert isinstance(manifest.edits, Listed)
     heads = heads_of(manifest.edits)
     for each in manifest.edits.located():
         spec = each.spec

@@ -185,7 +185,7 @@ class TaskWorker:
         if order.work not in self._opened:
             work = self._run / order.work
             record = load_edit(work)
-            picture = _source(record.spec.place) if record.direct else None
+            picture = _source(record.spec.source) if record.direct else None
             self._opened = {order.work: _Opened(record, work, canvas_group(work), picture)}
         opened = self._opened[order.work]
         plan = opened.record.plan

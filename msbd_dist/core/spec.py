@@ -324,9 +324,8 @@ class EditSpec:
     method: Method = field(default_factory=Method)
 
     @property
-    def place(self) -> str:
-        """The image's path or URL. One that is another edit's result has none before that is done:
-        ValueError."""
+    def source(self) -> str:
+        """The image's path or URL. ValueError as long as another edit has to make it."""
         if isinstance(self.image, Result):
-            raise ValueError(f"edit {self.id} begins with the result of {self.image.edit}")
+            raise ValueError(f"{self.id}: the result of {self.image.edit} is not there yet")
         return self.image

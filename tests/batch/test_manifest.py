@@ -566,8 +566,8 @@ def test_the_result_of_another_edit_and_the_picture_a_chain_begins_with(tmp_path
         assert b.output == str(tmp_path / "b.png")
         assert [source_of(e, manifest.edits) for e in (c, b, a)] == [str(tmp_path / "i.png")] * 3
         assert {e.image for e in manifest.settled()} == {str(tmp_path / "i.png")}
-        with pytest.raises(ValueError, match="result of b"):
-            _ = c.place
+        with pytest.raises(ValueError, match="result of b is not there"):
+            _ = c.source
 
 
 def test_a_chain_of_thousands_is_followed_at_once(tmp_path: Path) -> None:
