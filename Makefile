@@ -33,4 +33,4 @@ check: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv runs jobs/demo-inputs
+	rm -rf .venv runs jobs/demo-inputs jobs/demo-outputs

@@ -64,9 +64,14 @@ def run(
     *,
     workers: int | None = None,
     executor: ExecutorKind = "ray",
+    allow_anywhere: bool = False,
 ) -> RunResult:
-    """Run every edit of a manifest that is not finished in ``out``, a path or an fsspec URL."""
+    """Run every edit of a manifest that is not finished in ``out``, a path or an fsspec URL.
+
+    Outputs have to lie below the manifest's folder, unless ``allow_anywhere``.
+    """
     from msbd_dist.batch.manifest import read_manifest
     from msbd_dist.batch.run import run_manifest
 
-    return run_manifest(read_manifest(Path(manifest)), out, workers=workers, executor=executor)
+    loaded = read_manifest(Path(manifest), anywhere=allow_anywhere)
+    return run_manifest(loaded, out, workers=workers, executor=executor)

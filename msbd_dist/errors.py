@@ -33,7 +33,12 @@ class InputError(MsbdError):
 
 
 class ManifestError(InputError):
-    """A manifest can't be used: file, key and remedy are in the message."""
+    """A manifest can't be used: file, line, key and remedy are in the message, the first three also
+    here where they are known."""
+
+    file: str | None = None
+    line: int | None = None
+    key: str | None = None
 
 
 class ImageError(InputError):

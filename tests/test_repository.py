@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from msbd_dist.batch.manifest import read_manifest
 from msbd_dist.canvas.export import How
 from msbd_dist.core.spec import EditSpec, Method
 
@@ -34,11 +33,6 @@ def test_the_readme_lists_how_pictures_are_written() -> None:
     named = set(re.findall(r"^\| `([a-z_]+)`", table, re.MULTILINE))
     assert named == {*How.__dataclass_fields__, "in_place"}
     assert named <= {*EditSpec.__dataclass_fields__}
-
-
-@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda job: job.name)
-def test_the_examples_are_manifests(job: Path) -> None:
-    assert read_manifest(job).edits
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]

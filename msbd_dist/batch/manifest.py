@@ -1,4 +1,4 @@
-"""Manifest files -> edits. The edge where the outside comes in: every error names file and key.
+"""Manifest files -> edits. The edge where the outside comes in: every error names file, line, key.
 
 A manifest is YAML:
 
@@ -10,79 +10,96 @@ A manifest is YAML:
         mask: meadow_mask.png
         prompt: a red star on grass
 
-An edit's keys are those of `EditSpec` and, beside them, every option of `Method`.
+or, for generated lists, JSONL or CSV with an edit on each line, which is read anew each time the
+edits are gone through and never held. Keys are fields of `EditSpec` and of `Method`.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from msbd_dist.batch.documents import LINES, At, Place, read_lines, read_yaml, scalar, written
+from msbd_dist.batch.edits import (
+    Changed,
+    Edits,
+    Held,
+    Listed,
+    Located,
+    Tell,
+    Wrong,
+    check_together,
+    heads_of,
+)
+from msbd_dist.batch.expand import absolute, expanded, stem_of
+from msbd_dist.batch.keys import (
+    EDIT_KEYS,
+    ID,
+    METHOD_KEYS,
+    NEEDED,
+    TEXT_KEYS,
+    TOP_KEYS,
+    DefaultKeys,
+    EditKeys,
+    LineKeys,
+    given,
+    image_of,
+    mask_of,
+    method_of,
+    models_of,
+)
+from msbd_dist.core.spec import EditSpec, ModelSpec, Result, with_files
+from msbd_dist.errors import ManifestError
 
-from msbd_dist.core.spec import Drawn, EditSpec, Method, ModelSpec, OmeVersion, TiffWay
-from msbd_dist.errors import ManifestError, MsbdError
-
-METHOD_KEYS = tuple(f.name for f in fields(Method))
-SWITCHES = tuple(f.name for f in fields(Method) if f.type == "bool")  # take on and off
-EDIT_KEYS = tuple(f.name for f in fields(EditSpec) if f.name != "method")
-MODEL_KEYS = tuple(f.name for f in fields(ModelSpec))
-TOP_KEYS = ("models", "defaults", "edits")
 # what lies beside the edits' folders
 RESERVED = (
     "run.json",
+    "edits.jsonl",
+    "status.json",
+    "profile.json",
     "report.json",
     "report.html",
     "report.js",
+    "cancel.json",
     "lease",
     "contact-sheet.png",
     "contact-sheets",
 )
-ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
-_METHOD = TypeAdapter(Method)
-_MODELS = TypeAdapter(ModelSpec)
-_DRAWN = TypeAdapter(Drawn)
-_FIELDS: dict[str, Any] = {  # types, or the words to choose from
-    "id": str, "image": str, "prompt": str, "negative_prompt": str,
-    "seed": int, "output": str, "tiff": get_args(TiffWay), "ome_zarr": get_args(OmeVersion),
-    "allow_loss": bool, "in_place": bool,
-}  # fmt: skip
+LINE_KEYS = (*EDIT_KEYS, *METHOD_KEYS)
+_LOCAL = re.compile(r"(?:^|::)(?:file|local)://")  # URLs that are paths
 
 
-At = tuple[str | int, ...]  # a place in the document: ("edits", 2, "prompt")
+@dataclass
+class Lines(Listed):
+    """Edits of a JSONL or CSV file, which is read anew each time they are gone through.
 
+    ManifestError, on the way, where the file is not as it was when it was checked.
+    """
 
-@dataclass(frozen=True)
-class Place:
-    """Where values came from: turns a key into ``file:line: key`` for errors."""
+    path: Path
+    folder: Path
+    root: Path | None
+    stamp: tuple[int, int]
+    say: Tell = field(default_factory=lambda: Wrong(None))
+    count: int = 0
 
-    file: Path | None
-    lines: dict[At, int]
+    def located(self) -> Iterator[Located]:
+        if self.stamp != _stamp(self.path):
+            raise ManifestError(f"{self.path}: was changed since it was checked; run it again")
+        for values, where in read_lines(self.path, known=LINE_KEYS, texts=TEXT_KEYS):
+            try:
+                spec = _made(given(values, LineKeys, where), self.folder, where, (), self.root)
+            except ManifestError as error:
+                self.say(error)
+                continue
+            yield Located(spec, where, ())
 
-    def error(self, at: At, got: str, remedy: str | None) -> ManifestError:
-        key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in at).lstrip(".")
-        known = (at[:n] for n in range(len(at), -1, -1) if at[:n] in self.lines)
-        line = next((f":{self.lines[place]}" for place in known), "")
-        prefix = f"{self.file}{line}: " if self.file else ""
-        colon = ": " if key else ""
-        return ManifestError(f"{prefix}{key}{colon}{got}" + (f"; {remedy}" if remedy else ""))
-
-    def check_keys(self, values: Mapping[Any, Any], allowed: tuple[str, ...], at: At = ()) -> None:
-        """Refuse a key that nobody reads; the message names the nearest right one."""
-        for key in values:
-            if key not in allowed:
-                near = difflib.get_close_matches(str(key), allowed, n=1)
-                remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(allowed)}"
-                raise self.error((*at, str(key)), "is not a known key", remedy)
+    def __len__(self) -> int:
+        return self.count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,71 +110,53 @@ class Manifest:
     models: ModelSpec
     edits: Edits
 
+    def with_(
+        self, *, models: ModelSpec | None = None, changes: Mapping[str, Any] | None = None
+    ) -> Manifest:
+        """The same with other models, or with some fields of every edit changed."""
+        edits = Changed(self.edits, changes) if changes else self.edits
+        return replace(self, models=models or self.models, edits=edits)
 
-class Edits(Protocol):
-    """Edits that can be gone through more than once, one at a time."""
+    def settled(self) -> Iterator[EditSpec]:
+        """The edits, with the first picture of its chain for one that begins with another's result:
+        edits keep a picture's size, depth and bands."""
+        heads = heads_of(self.edits)
+        for spec in self.edits:
+            yield replace(spec, image=heads[spec.id]) if spec.id in heads else spec
 
-    def __iter__(self) -> Iterator[EditSpec]: ...
-    def __len__(self) -> int: ...
 
+def read_manifest(path: Path, *, anywhere: bool = False, tell: Tell | None = None) -> Manifest:
+    """Read and check a manifest; paths in it become absolute.
 
-def read_manifest(path: Path) -> Manifest:
-    """Read and check a YAML manifest; paths in it become absolute. ManifestError if it is wrong."""
-    document = _load(path)
-    where = Place(path, document.lines)
-    content = document.content
-    if not isinstance(content, dict):
-        raise where.error((), "is not a mapping", "write `edits:` with a list below it")
-    where.check_keys(content, TOP_KEYS, ())
-    models = _models(content.get("models", "tiny"), where)
-    defaults = content.get("defaults") or {}
-    if not isinstance(defaults, dict):
-        raise where.error(("defaults",), "is not a mapping", "write `key: value` lines below it")
-    where.check_keys(defaults, _without_id(), ("defaults",))
-    rows = content.get("edits")
-    if not isinstance(rows, list) or not rows:
-        raise where.error(("edits",), "must be a list with at least one edit", "add one")
-    edits = tuple(_edit(row, defaults, where, ("edits", i)) for i, row in enumerate(rows))
-    _check_unique(edits, where)
-    check_outputs(edits, where)
-    return Manifest(path=path, models=models, edits=edits)
+    Outputs, and images that are edited in place, have to lie in the manifest's folder or below it,
+    or at the URL of a store, unless they may be ``anywhere``. ManifestError where something is
+    wrong; with ``tell``, what is wrong with single edits is told and they are left out.
+    """
+    folder = path.resolve().parent
+    root = None if anywhere else folder
+    wrong = Wrong(tell)
+    if path.suffix.lower() in LINES:
+        edits = Lines(path, folder, root, _stamp(path), say=wrong)
+        edits.count = check_together(edits, wrong)
+        if not (edits.count or wrong.found):
+            raise ManifestError(f"{path}: has no edits; write one on each line")
+        edits.say = Wrong(tell and (lambda _: None))  # it was told
+        return Manifest(path=path, models=ModelSpec(), edits=edits)
+    models, held = _read_yaml(path, folder, root, wrong)
+    check_together(held, wrong)
+    return Manifest(path=path, models=models, edits=held)
 
 
 def make_edit(values: Mapping[str, Any], *, folder: Path, where: Place, at: At = ()) -> EditSpec:
     """One edit from its keys and the method's; paths are made absolute from ``folder``."""
-    for key in ("id", "image", "mask", "prompt"):
-        if key not in values:
-            raise where.error(at, f"has no `{key}`", "every edit needs id, image, mask and prompt")
-    own = {k: _typed(v, k, where, at) for k, v in values.items() if k in EDIT_KEYS and k != "mask"}
-    own["mask"] = _mask(values["mask"], where, (*at, "mask"))
-    if not ID.fullmatch(own["id"]) or own["id"] in RESERVED:
-        raise where.error(
-            (*at, "id"),
-            f"got {own['id']!r}",
-            "use letters, digits, '.', '_' and '-', starting with a letter or digit, "
-            f"and none of {', '.join(RESERVED)}",
-        )
-    for key in ("image", "mask", "output"):
-        if isinstance(own.get(key), str) and "://" not in own[key]:
-            own[key] = str((folder / own[key]).resolve())
-    method = make_method({k: v for k, v in values.items() if k in METHOD_KEYS}, where, at)
-    return EditSpec(**own, method=method)
+    return _made(given(values, LineKeys, where, at), folder, where, at)
 
 
-def make_method(values: Mapping[str, Any], where: Place, at: At = ()) -> Method:
-    """The method's options, type-checked; ManifestError names the key."""
-    words = {"on": True, "off": False}
-    values = {
-        key: words.get(value, value) if key in SWITCHES and isinstance(value, str) else value
-        for key, value in values.items()
-    }
-    try:
-        return _METHOD.validate_json(json.dumps(dict(values), default=str), strict=True)
-    except ValidationError as error:
-        raise _translated(error, where, at) from None
-    except ManifestError as error:
-        key = str(error).split(":", 1)[0]
-        raise where.error((*at, key), str(error).split(":", 1)[1].strip(), None) from None
+def one_edit(spec: EditSpec, where: Place) -> Held:
+    """An edit by itself. ManifestError where it would write what it reads."""
+    edits = Held([Located(spec, where, ())])
+    check_together(edits, Wrong(None))
+    return edits
 
 
 def manifest_text(manifest: Manifest) -> str:
@@ -167,8 +166,7 @@ def manifest_text(manifest: Manifest) -> str:
         own = {key: value for key, value in asdict(spec).items() if key in EDIT_KEYS}
         edits.append({k: v for k, v in {**own, **asdict(spec.method)}.items() if v is not None})
     models = {key: value for key, value in asdict(manifest.models).items() if value is not None}
-    document = {"models": models, "edits": edits}
-    return yaml.dump(document, Dumper=_Dumper, sort_keys=False)
+    return written({"models": models, "edits": edits})
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
@@ -179,147 +177,9 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         key, sign, text = pair.partition("=")
         if not sign:
             raise ManifestError(f"--set {pair}: got no '=', wanted KEY=VALUE, e.g. --set steps=20")
-        settings[key.strip()] = yaml.load(text, Loader=_Loader)
-    where.check_keys(settings, METHOD_KEYS, ())
+        settings[key.strip()] = scalar(text)
+    where.check_keys(settings, METHOD_KEYS)
     return settings
-
-
-# -- below: reading, locating, checking ------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Document:
-    content: Any
-    lines: dict[At, int]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without the traps of 1.1: `off` is a word, not False, and 1e-4 is a number."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$", re.IGNORECASE), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$"),
-    list("-+.0123456789"),
-)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would take for something other than text."""
-
-    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
-
-
-def _load(path: Path) -> _Document:
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ManifestError(
-            f"{path}: {error.strerror or error}; give a readable manifest"
-        ) from None
-    except UnicodeDecodeError:
-        raise ManifestError(f"{path}: is not text; give a YAML manifest") from None
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-        lines: dict[At, int] = {}
-        if node is not None:
-            _locate(node, (), lines, path)
-        return _Document(yaml.load(text, Loader=_Loader), lines)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ManifestError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ManifestError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-
-
-def _locate(node: yaml.Node, at: At, lines: dict[At, int], path: Path) -> None:
-    """Remember the line of every key and item; refuse a key given twice."""
-    lines.setdefault(at, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                line = key.start_mark.line + 1
-                raise ManifestError(f"{path}:{line}: {key.value} is given twice; keep one")
-            seen.add(key.value)
-            lines[(*at, key.value)] = key.start_mark.line + 1
-            _locate(value, (*at, key.value), lines, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _locate(item, (*at, index), lines, path)
-
-
-def _without_id() -> tuple[str, ...]:
-    return tuple(k for k in (*EDIT_KEYS, *METHOD_KEYS) if k not in ("id", "output"))
-
-
-def _edit(row: Any, defaults: Mapping[str, Any], where: Place, at: At) -> EditSpec:
-    if not isinstance(row, dict):
-        raise where.error(at, f"is {row!r}", "an edit is a mapping with id, image, mask, prompt")
-    where.check_keys(row, (*EDIT_KEYS, *METHOD_KEYS), at)
-    assert where.file is not None
-    return make_edit({**defaults, **row}, folder=where.file.resolve().parent, where=where, at=at)
-
-
-def _typed(value: Any, key: str, where: Place, at: At) -> Any:
-    wanted = _FIELDS[key]
-    if value is None and key in ("seed", "output", "ome_zarr"):
-        return value
-    if type(value) is {"id": int, "ome_zarr": float}.get(key):  # what YAML makes of 7 and of 0.5
-        value = str(value)
-    if isinstance(wanted, tuple):
-        if value in wanted:
-            return value
-        raise where.error((*at, key), f"got {value!r}", f"wanted {', '.join(wanted)}")
-    if wanted is bool:
-        value = {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
-    if isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool):
-        return value
-    noun = {int: "a whole number", str: "text", bool: "on or off"}[wanted]
-    raise where.error((*at, key), f"got {value!r}", f"wanted {noun}")
-
-
-def _mask(value: Any, where: Place, at: At) -> str | Drawn:
-    """A file's name, a box ``[x, y, width, height]``, or a mapping of boxes and polygons."""
-    if isinstance(value, str):
-        return value
-    shapes = {"boxes": [value]} if isinstance(value, list) else value
-    if isinstance(shapes, dict):
-        where.check_keys(shapes, ("boxes", "polygons"), at)
-        polygons = [_rings(polygon) for polygon in shapes.get("polygons") or []]
-        with suppress(ValidationError):
-            return _DRAWN.validate_python({**shapes, "polygons": polygons})
-    raise where.error(
-        at,
-        f"got {str(value)[:60]!r}",
-        "wanted a file, a box [x, y, width, height], or boxes: and polygons: [[[x, y], ...], ...]",
-    )
-
-
-def _rings(polygon: Any) -> Any:
-    """A polygon may be one ring, or a list of them: the outer one and its holes."""
-    flat = isinstance(polygon, list) and polygon and isinstance(polygon[0], list)
-    return [polygon] if flat and not isinstance(polygon[0][0], list) else polygon
-
-
-def _models(value: Any, where: Place) -> ModelSpec:
-    if isinstance(value, str):
-        value = {"family": value}
-    if not isinstance(value, dict):
-        raise where.error(("models",), f"got {value!r}", "wanted a name, a path or a mapping")
-    where.check_keys(value, MODEL_KEYS, ("models",))
-    try:
-        spec = _MODELS.validate_json(json.dumps(value, default=str), strict=True)
-    except ValidationError as error:
-        raise _translated(error, where, ("models",)) from None
-    return located_models(spec, where.file.resolve().parent if where.file else Path.cwd())
 
 
 def located_models(spec: ModelSpec, folder: Path) -> ModelSpec:
@@ -339,40 +199,108 @@ def located_models(spec: ModelSpec, folder: Path) -> ModelSpec:
     )
 
 
-def _translated(error: ValidationError, where: Place, at: At) -> MsbdError:
-    first = error.errors()[0]
-    key = first["loc"][0] if first["loc"] else "?"
-    message = first["msg"].removeprefix("Input should be ").replace("Value error, ", "")
-    return where.error((*at, str(key)), f"got {first['input']!r}", f"wanted {message}")
+# ---------------------------------------------------------------- reading
 
 
-def check_outputs(edits: tuple[EditSpec, ...], where: Place) -> None:
-    """Refuse an output that would replace a picture or mask that any edit reads."""
-    read = Counter(path for edit in edits for path in (edit.image, edit.mask))
-    for index, edit in enumerate(edits):
-        if edit.in_place and (edit.output or read[edit.image] > 1):
-            got = "has an output too" if edit.output else f"{edit.image} is read by another edit"
-            raise where.error(("edits", index, "in_place"), got, "write a copy, or edit it alone")
-        if edit.output in read:
-            raise where.error(
-                ("edits", index, "output") if where.file else ("output",),
-                f"{edit.output} is an input",
-                "give it another name",
-            )
+def _read_yaml(path: Path, folder: Path, root: Path | None, say: Tell) -> tuple[ModelSpec, Held]:
+    content, where = read_yaml(path)
+    if not isinstance(content, dict):
+        raise where.error((), "is not a mapping", "write `edits:` with a list below it")
+    where.check_keys(content, TOP_KEYS)
+    models = located_models(models_of(content.get("models", "tiny"), where), folder)
+    defaults = content.get("defaults") or {}
+    if not isinstance(defaults, dict):
+        raise where.error(("defaults",), "is not a mapping", "write `key: value` lines below it")
+    defaults = given(defaults, DefaultKeys, where, ("defaults",))
+    rows = content.get("edits")
+    if not isinstance(rows, list) or not rows:
+        raise where.error(("edits",), "must be a list with at least one edit", "add one")
+    found: list[Located] = []
+    for index, row in enumerate(rows):
+        at = ("edits", index)
+        try:
+            for values in _of_row(row, defaults, folder, where, at):
+                found.append(Located(_made(values, folder, where, at, root), where, at))
+        except ManifestError as error:
+            say(error)
+    return models, Held(found)
 
 
-def _check_unique(edits: tuple[EditSpec, ...], where: Place) -> None:
-    for what in ("id", "output"):
-        seen: dict[str, int] = {}
-        for index, edit in enumerate(edits):
-            value = getattr(edit, what)
-            if value is None:
-                continue
-            key = value.casefold()  # file systems may not tell Star from star
-            if key in seen:
-                raise where.error(
-                    ("edits", index, what),
-                    f"{value!r} is used twice",
-                    f"edits[{seen[key]}] has it too; every {what} must be its own",
-                )
-            seen[key] = index
+def _of_row(
+    row: Any, defaults: dict[str, Any], folder: Path, where: Place, at: At
+) -> Iterator[dict[str, Any]]:
+    """The edits that one item of the list stands for."""
+    if not isinstance(row, dict):
+        raise where.error(
+            at, f"is {row!r:.60}", "an edit is a mapping with id, image, mask, prompt"
+        )
+    values = {**defaults, **given(row, EditKeys, where, at)}
+    _check_needed(values, where, at, ("id",))
+    yield from expanded(values, folder, where, at)
+
+
+def _check_needed(values: Mapping[str, Any], where: Place, at: At, keys: Iterable[str]) -> None:
+    for key in keys:
+        if key not in values:
+            raise where.error(at, f"has no `{key}`", "every edit needs id, image, mask and prompt")
+
+
+def _made(
+    values: Mapping[str, Any], folder: Path, where: Place, at: At, root: Path | None = None
+) -> EditSpec:
+    """One edit of checked keys; what it writes has to lie below ``root``, if there is one."""
+    _check_needed(values, where, at, NEEDED)
+    name, image = values["id"], image_of(values["image"])
+    if not ID.fullmatch(name) or name.casefold() in RESERVED:
+        raise where.error(
+            (*at, "id"),
+            f"got {name!r:.60}",
+            "use up to 100 letters, digits, '.', '_' and '-', starting with a letter or digit, "
+            f"and none of {', '.join(RESERVED)}",
+        )
+
+    def placed(key: str, text: str) -> str:
+        if "\0" in text:
+            raise where.error((*at, key), f"got {text!r:.60}", "no path has a zero in it")
+        if "{stem}" in text and isinstance(image, Result):
+            got = "has {stem} and the image is another edit's result"
+            raise where.error((*at, key), got, "write {id}")
+        stem = stem_of(image) if isinstance(image, str) else ""
+        return absolute(text.replace("{id}", name).replace("{stem}", stem), folder)
+
+    own = {key: value for key, value in values.items() if key in EDIT_KEYS}
+    own["image"] = placed("image", image) if isinstance(image, str) else image
+    own["mask"] = with_files(mask_of(values["mask"]), lambda text: placed("mask", text))
+    if own.get("output") is not None:
+        own["output"] = placed("output", own["output"])
+    spec = EditSpec(**own, method=method_of(values, where, at))
+    _check_written(spec, root, where, at)
+    return spec
+
+
+def _check_written(spec: EditSpec, root: Path | None, where: Place, at: At) -> None:
+    """Refuse what would be written where a manifest has no business, or nobody can foresee."""
+    if spec.in_place and isinstance(spec.image, Result):
+        got = "would change the result of another edit"
+        raise where.error((*at, "in_place"), got, "write a copy")
+    key, place = ("in_place", spec.image) if spec.in_place else ("output", spec.output)
+    if root is None or not isinstance(place, str):
+        return
+    local = "://" not in place or _LOCAL.search(place)
+    if local and not Path(place).is_relative_to(root):
+        raise where.error(
+            (*at, key),
+            f"{place} is outside of the manifest's folder",
+            f"write below {root}, or allow it with --allow-anywhere",
+        )
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Changes with a file."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ManifestError(
+            f"{path}: {error.strerror or error}; give a readable manifest"
+        ) from None
+    return found.st_mtime_ns, found.st_size

@@ -5,15 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from msbd_dist.batch.manifest import (
-    EDIT_KEYS,
-    METHOD_KEYS,
-    Manifest,
-    Place,
-    check_outputs,
-    make_edit,
-    parse_settings,
-)
+from msbd_dist.batch.documents import Place
+from msbd_dist.batch.manifest import Manifest, make_edit, one_edit, parse_settings
 from msbd_dist.batch.record import load_run
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import RunError
@@ -48,11 +41,9 @@ def edit_manifest(
         **options,
         **parse_settings(settings or []),
     }
-    where.check_keys(values, (*EDIT_KEYS, *METHOD_KEYS))
     spec = make_edit(values, folder=Path.cwd(), where=where)
-    check_outputs((spec,), where)
     assert spec.output is not None
-    return Manifest(path=Path(spec.output), models=models, edits=(spec,))
+    return Manifest(path=Path(spec.output), models=models, edits=one_edit(spec, where))
 
 
 def _text(path: Any) -> Any:

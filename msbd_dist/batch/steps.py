@@ -6,7 +6,6 @@ edit's mask.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import random
@@ -34,6 +33,7 @@ from msbd_dist.batch.record import (
     versions_of,
 )
 from msbd_dist.batch.tiles import most_bytes
+from msbd_dist.canvas.combined import make_mask, mask_digest
 from msbd_dist.canvas.export import (
     Edited,
     How,
@@ -49,16 +49,15 @@ from msbd_dist.canvas.export import (
 from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors
 from msbd_dist.canvas.images import Picture, from_float, to_float
 from msbd_dist.canvas.ledger import Facts, Ledger
-from msbd_dist.canvas.masks import Mask, feather, read_mask
+from msbd_dist.canvas.masks import Mask, feather
 from msbd_dist.canvas.ome import OmeReader, can_patch, is_zarr, patch_in_place
 from msbd_dist.canvas.places import content_digest, is_url
 from msbd_dist.canvas.reader import Samples
-from msbd_dist.canvas.shapes import Shapes
 from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import Bools, Floats
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Plan, Stage, make_plan
-from msbd_dist.core.spec import Drawn, EditSpec, ModelSpec, Verify
+from msbd_dist.core.spec import EditSpec, ModelSpec, Verify, mask_files
 from msbd_dist.dist.executor import Attempt, History, RetryPolicy, persevere
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import Card
@@ -151,19 +150,13 @@ def digest_at(target: str) -> str | None:
 
 
 def mask_of(spec: EditSpec, picture: Picture) -> Mask:
-    """An edit's mask, from its file or drawn. MaskError where it is empty or does not fit."""
-    if isinstance(spec.mask, Drawn):
-        return Shapes(picture.size, boxes=spec.mask.boxes, polygons=spec.mask.polygons)
-    return read_mask(spec.mask, picture)
+    """An edit's mask, from files or drawn. MaskError where it is empty or does not fit."""
+    return make_mask(spec.mask, picture)
 
 
 def inputs_of(spec: EditSpec) -> dict[str, str]:
     """Digests of what an edit reads. OSError where something can't be read."""
-    if isinstance(spec.mask, Drawn):
-        mask = hashlib.sha256(repr(spec.mask).encode()).hexdigest()
-    else:
-        mask = content_digest(spec.mask)
-    return {"image": content_digest(spec.source), "mask": mask}
+    return {"image": content_digest(spec.source), "mask": mask_digest(spec.mask)}
 
 
 def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
@@ -370,7 +363,8 @@ def ingest(edit: Edit, tell: Tell, attempt: str) -> Facts:
             tell(edit.id, "taking in", done)
     for kind, digest in inputs_of(record.spec).items():
         if digest != record.inputs[kind]:
-            place = getattr(record.spec, kind)
+            spec = record.spec
+            place = spec.source if kind == "image" else ", ".join(mask_files(spec.mask))
             raise ImageError(f"{place}: was changed while it was read; run the same command again")
     return {"image": picture.format, "plan": plan.digest}
 

@@ -25,8 +25,9 @@ from urllib.parse import urlsplit
 
 from msbd_dist.batch.manifest import Manifest, manifest_text
 from msbd_dist.canvas.images import Picture
+from msbd_dist.canvas.outlines import is_outlines, read_outlines
 from msbd_dist.canvas.places import content_digest, is_url
-from msbd_dist.core.spec import EditSpec, ModelSpec, Verify
+from msbd_dist.core.spec import EditSpec, ModelSpec, Verify, mask_files, with_files
 from msbd_dist.errors import ClusterError, InputError, RunError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def pack(manifest: Manifest, out: str, *, shared: bool = False) -> Package:
         return place if shared or path is None else names[path]
 
     def settled(spec: EditSpec) -> EditSpec:
-        mask = sent(spec.mask) if isinstance(spec.mask, str) else spec.mask
+        mask = with_files(spec.mask, sent)
         seed = _seed(out, spec.id) if spec.seed is None else spec.seed
         image = sent(spec.image) if isinstance(spec.image, str) else spec.image
         return replace(spec, image=image, mask=mask, seed=seed)
@@ -227,9 +228,14 @@ def _run_place(out: str, *, shared: bool) -> str:
 def _places(manifest: Manifest) -> Iterable[tuple[str, str]]:
     """All places that a manifest names, each with where it does."""
     for spec in manifest.edits:
-        for key in ("image", "mask", "output"):
-            place = getattr(spec, key)
-            if isinstance(place, str):
+        images = [spec.image] if isinstance(spec.image, str) else []
+        outputs = [] if spec.output is None else [spec.output]
+        for key, places in (
+            ("image", images),
+            ("mask", mask_files(spec.mask)),
+            ("output", outputs),
+        ):
+            for place in places:
                 yield f"{manifest.path}: {spec.id}: {key}", place
     for part in fields(ModelSpec):
         place = getattr(manifest.models, part.name)
@@ -264,20 +270,22 @@ def _require_elsewhere(manifest: Manifest) -> None:
 
 def _chosen(manifest: Manifest) -> dict[Path, str]:
     """The pictures and masks to be packed, and their names in the package."""
-    paths: dict[Path, str] = {}  # -> where it is named
-    for spec in manifest.edits:
-        for key, place in (("image", spec.image), ("mask", spec.mask)):
-            path = _path(place) if isinstance(place, str) else None
-            if path is not None:
-                paths.setdefault(path, f"{manifest.path}: {spec.id}: {key}")
-    for path, named in paths.items():
+    paths: dict[Path, tuple[str, str]] = {}  # -> where it is named, and the edit's image
+    for spec in manifest.settled():
+        for key, places in (("image", [spec.source]), ("mask", mask_files(spec.mask))):
+            for path in filter(None, map(_path, places)):
+                paths.setdefault(path, (f"{manifest.path}: {spec.id}: {key}", spec.source))
+    for path, (named, image) in paths.items():
         if not path.is_file() or path.name.startswith("."):
             kind = "is a folder" if path.is_dir() else "is hidden" if path.exists() else "not found"
             raise InputError(
                 f"{named}: {path}: {kind}, and is not sent; give a URL, or say --shared if it is "
                 "at the same path on the cluster"
             )
-        Picture.open(path)  # nothing but pictures is sent
+        if is_outlines(path.name):
+            read_outlines(str(path), Picture.open(image).size)
+        else:
+            Picture.open(path)  # nothing but pictures and outlines is sent
     size = sum(path.stat().st_size for path in paths)
     if size > PACKED_BYTES:
         raise InputError(
@@ -299,6 +307,7 @@ def _seed(out: str, edit: str) -> int:
 def _command(out: str, **options: str | int | None) -> str:
     """What the job's shell runs in the package's folder: it becomes `msbd run`."""
     words = ["exec", "msbd", "run", "manifest.yaml", "--out", out, "--address", "auto"]
+    words += ["--allow-anywhere"]  # where it may write was looked at when it was submitted
     for key, value in options.items():
         words += [] if value is None else [f"--{key.replace('_', '-')}", str(value)]
     return shlex.join(words)

@@ -19,7 +19,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from msbd_dist.canvas.bitmap import Bitmap
 from msbd_dist.canvas.images import Picture, turn_stored, turn_upright, width_x_height
@@ -115,6 +114,8 @@ def feather(read: Read, pixels: float, box: Box, *, bounds: Box) -> NDArray[np.f
     around = read(near)
     if around.all():
         return mask.astype(np.float32)
+    from scipy import ndimage  # takes long to load, and most masks don't need it
+
     distance = ndimage.distance_transform_edt(around)[box.relative_to(near).slices]
     return np.minimum(distance / pixels, 1.0).astype(np.float32)
 

@@ -110,3 +110,15 @@ def _fetched(place: str, _: str) -> Any:
         system, path = fsspec.url_to_fs(place, use_listings_cache=False)
         system.get_file(path, copy.name)
     return copy
+
+
+def matching_urls(pattern: str) -> list[str]:
+    """URLs of files, and of folders named ``.zarr``, that a URL with ``*`` matches; sorted."""
+    with store_errors(pattern):
+        system, path = fsspec.url_to_fs(pattern, use_listings_cache=False)
+        found: dict[str, dict[str, Any]] = system.glob(path, detail=True)
+        return sorted(
+            system.unstrip_protocol(name)
+            for name, info in found.items()
+            if info["type"] == "file" or name.rstrip("/").endswith(".zarr")
+        )

@@ -1,9 +1,9 @@
 """The `msbd` command. The only place that prints: results to stdout, words for people to stderr.
 
-    work.py      edit, run, resume, retry         look.py      plan, status, logs, describe ...
-    upkeep.py    cancel, export, verify, gc       models.py    models list, check, pull
-    jobs.py      submit, attach                   progress.py  bars and lines
-    common.py    what the verbs share
+    work.py       edit, run, resume, retry       look.py      plan, status, logs, describe ...
+    upkeep.py     cancel, export, verify, gc     models.py    models list, check, pull
+    manifests.py  init, validate, schema         jobs.py      submit, attach
+    progress.py   bars and lines                 common.py    what the verbs share
 
 Imports are made inside the verbs, so that those which only look load neither torch nor ray.
 """
@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import typer
 
-from msbd_dist.cli import jobs, look, models, upkeep, work
+from msbd_dist.cli import jobs, look, manifests, models, upkeep, work
 from msbd_dist.cli.common import fail
 from msbd_dist.errors import MsbdError
 
@@ -33,6 +33,7 @@ for verb in (
     *(jobs.submit, jobs.attach),
     *(look.plan, look.status, look.logs, look.describe, look.report),
     *(upkeep.cancel, upkeep.export, upkeep.verify, upkeep.gc),
+    *(manifests.init, manifests.validate, manifests.schema),
     *(look.doctor, look.version),
 ):
     app.command()(verb)

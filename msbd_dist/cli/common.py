@@ -79,6 +79,12 @@ Out = Annotated[str, typer.Argument(metavar="OUT", help="Run directory, a path o
 As = Annotated[
     str, typer.Option("--output", "-o", metavar="text|json", help="How to say it on stdout.")
 ]
+AllowAnywhere = Annotated[
+    bool,
+    typer.Option(
+        "--allow-anywhere", help="Write outside of the manifest's folder where it says so."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any option of the method, e.g. steps=25."),
@@ -104,20 +110,21 @@ def emit(kind: str, values: dict[str, Any]) -> None:
 
 
 def load_manifest(
-    path: Path, models: str | None, allow_loss: bool, **overrides: str | None
+    path: Path,
+    models: str | None,
+    allow_loss: bool,
+    *,
+    anywhere: bool = False,
+    **overrides: str | None,
 ) -> Manifest:
     from dataclasses import replace
 
     from msbd_dist.batch.manifest import located_models, read_manifest
 
-    loaded = read_manifest(path)
-    if allow_loss:
-        edits = tuple(replace(spec, allow_loss=True) for spec in loaded.edits)
-        loaded = replace(loaded, edits=edits)
+    loaded = read_manifest(path, anywhere=anywhere)
     given = {k: v for k, v in {"family": models, **overrides}.items() if v is not None}
-    if given:
-        loaded = replace(loaded, models=located_models(replace(loaded.models, **given), Path.cwd()))
-    return loaded
+    spec = located_models(replace(loaded.models, **given), Path.cwd()) if given else None
+    return loaded.with_(models=spec, changes={"allow_loss": True} if allow_loss else None)
 
 
 def model_spec(family: str | None, **parts: str | None) -> ModelSpec:

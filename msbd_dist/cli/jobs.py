@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from msbd_dist.cli.common import (
+    AllowAnywhere,
     AllowLoss,
     Clip,
     Deadline,
@@ -43,7 +44,7 @@ HERE = "http://127.0.0.1:8265"
 
 
 def submit(
-    manifest: Annotated[Path, typer.Argument(help="YAML manifest of edits.")],
+    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL or CSV manifest of edits.")],
     out: Annotated[
         str,
         typer.Option(
@@ -68,6 +69,7 @@ def submit(
     grace: Grace = 30.0,
     verify: VerifyWhat = "sample",
     allow_loss: AllowLoss = False,
+    allow_anywhere: AllowAnywhere = False,
 ) -> None:
     """Run a manifest on a cluster that is elsewhere; it goes on when this machine leaves.
 
@@ -82,7 +84,9 @@ def submit(
     from msbd_dist.batch.submit import pack
     from msbd_dist.batch.submit import submit as begin
 
-    loaded = load_manifest(manifest, models, allow_loss, sr=sr, clip=clip, device=device)
+    loaded = load_manifest(
+        manifest, models, allow_loss, anywhere=allow_anywhere, sr=sr, clip=clip, device=device
+    )
     package = pack(loaded, out, shared=shared)
     job = begin(
         package,

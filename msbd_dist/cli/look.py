@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from msbd_dist.cli.common import (
+    AllowAnywhere,
     AllowLoss,
     As,
     Clip,
@@ -37,7 +38,7 @@ WATCHED = 2.0  # seconds between two looks
 
 
 def plan(
-    manifest: Annotated[Path, typer.Argument(help="Manifest of edits.")],
+    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL or CSV manifest of edits.")],
     models: Models = None,
     sr: Sr = None,
     clip: Clip = None,
@@ -48,6 +49,7 @@ def plan(
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="Workers to reckon with.")] = 1,
     price: Annotated[float, typer.Option(min=0, help="Of one worker for an hour.")] = 0.0,
+    allow_anywhere: AllowAnywhere = False,
     output: As = "text",
 ) -> None:
     """Show what a manifest would do: stages, segments, denoiser calls, bytes, time, cost.
@@ -61,13 +63,15 @@ def plan(
     from msbd_dist.models.card import resolve
 
     as_json = wants_json(output)
-    loaded = load_manifest(manifest, models, allow_loss, sr=sr, clip=clip, device=None)
+    loaded = load_manifest(
+        manifest, models, allow_loss, anywhere=allow_anywhere, sr=sr, clip=clip, device=None
+    )
     pace = None if profile is None else load_profile(profile)
     card = resolve(loaded.models)
     plans: list[Plan] = []
     edits: list[dict[str, Any]] = []
     problems: list[dict[str, str]] = []
-    for spec in loaded.edits:
+    for spec in loaded.settled():
         try:
             found, image, written = plan_and_check(spec, card)
         except MsbdError as error:

@@ -13,6 +13,7 @@ import typer
 
 from msbd_dist.cli.common import (
     Address,
+    AllowAnywhere,
     AllowLoss,
     Clip,
     Deadline,
@@ -104,7 +105,7 @@ def edit(
 
 
 def run(
-    manifest: Annotated[Path, typer.Argument(help="YAML manifest of edits.")],
+    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL or CSV manifest of edits.")],
     out: Annotated[
         str,
         typer.Option(
@@ -126,6 +127,7 @@ def run(
     grace: Grace = 30.0,
     verify: VerifyWhat = "sample",
     allow_loss: AllowLoss = False,
+    allow_anywhere: AllowAnywhere = False,
     every: Every = EVERY,
 ) -> None:
     """Run all edits of a manifest; run it again to continue after an interruption.
@@ -135,7 +137,9 @@ def run(
 
     Example: msbd run jobs/demo.yaml --out runs/demo
     """
-    loaded = load_manifest(manifest, models, allow_loss, sr=sr, clip=clip, device=device)
+    loaded = load_manifest(
+        manifest, models, allow_loss, anywhere=allow_anywhere, sr=sr, clip=clip, device=device
+    )
     result = _run(
         loaded,
         out,

@@ -1,15 +1,16 @@
 """What a user may choose and what a model family dictates: frozen values, checked when made.
 
 `Family` holds the numbers that geometry needs of a model; `ModelSpec` says where the models are;
-`Method` holds every option of the method; `EditSpec` is one edit. Errors are `ManifestError`s that
-name the key, what was given and what is wanted. No torch, no files.
+`Method` holds every option of the method; `EditSpec` is one edit. What a field means and the range
+it is held to stand beside it, as ``metadata``: manifests are described from there. Errors are
+`ManifestError`s that name the key, what was given and what is wanted. No torch, no files.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from math import isfinite
-from typing import Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args
 
 from msbd_dist.errors import ManifestError, ModelError
 
@@ -22,6 +23,7 @@ Compose = Literal["sum", "over"]
 TiffWay = Literal["auto", "copy", "plain", "pyramid"]
 OmeVersion = Literal["0.4", "0.5"]
 Verify = Literal["sample", "full", "off"]  # how much of what was written is compared
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +63,56 @@ class Family:
         return self.segment - self.overlap
 
 
+def _about(
+    what: str,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+) -> dict[str, Any]:
+    """What a field means, and the range that `_check_ranges` holds it to."""
+    limits = {"low": low, "above": above, "high": high}
+    return {"what": what, **{name: at for name, at in limits.items() if at is not None}}
+
+
+def _check_ranges(spec: Any) -> None:
+    """ManifestError for the first value of a dataclass that is out of its field's range."""
+    for each in fields(spec):
+        value, limits = getattr(spec, each.name), each.metadata
+        if value is None or "high" not in limits:
+            continue
+        low, above, high = limits.get("low"), limits.get("above"), limits["high"]
+        enough = value > above if low is None else value >= low  # no NaN is
+        if not (enough and value <= high):
+            least = f"above {above:g}" if low is None else f"at least {low:g}"
+            raise ManifestError(
+                f"{each.name}: got {value!r:.40}, wanted {least} and at most {high:g}"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """Where the parts come from. None: what the family's own `msbd.json` names, or the default."""
 
-    family: str = "tiny"  # "tiny", a diffusers folder, a hub id, or one .safetensors file
-    config: str | None = None  # diffusers folder with the configuration of a single file
-    sr: str | None = None  # Real-ESRGAN checkpoint, or any that spandrel loads
-    clip: str | None = None  # open_clip "NAME:TAG", "NAME:/file", or a folder
-    device: str = "auto"  # auto | cpu | cuda
+    family: str = field(
+        default="tiny",
+        metadata=_about(
+            "`tiny` (bundled), a diffusers folder, a hub id, or one `.safetensors` file"
+        ),
+    )
+    config: str | None = field(
+        default=None, metadata=_about("a diffusers folder with the configuration of a single file")
+    )
+    sr: str | None = field(
+        default=None, metadata=_about("a Real-ESRGAN checkpoint, or any that spandrel loads")
+    )
+    clip: str | None = field(
+        default=None, metadata=_about("an open_clip model: `NAME:TAG`, `NAME:/FILE` or a folder")
+    )
+    device: str = field(default="auto", metadata=_about("where models run"))
 
     def __post_init__(self) -> None:
-        if self.device not in ("auto", "cpu", "cuda"):
+        if self.device not in get_args(Device):
             raise ModelError(f"device: got {self.device!r}, wanted auto, cpu or cuda")
 
 
@@ -80,49 +120,96 @@ class ModelSpec:
 class Method:
     """Options of the method. The defaults are the paper's; None stands for the family's own."""
 
-    margin: float = 1.3  # edit region = bounding box of the mask times this, per axis
-    samples: int = 5  # B: candidates of the first stage
-    rerank: bool = True  # choose the candidate by CLIP (else the first)
-    steps: int = 50  # T: DDIM steps of the first stage
-    repaint: int = 5  # R: extra passes per step of the first stage
-    eta: float = 1.0  # DDIM's eta: 0 deterministic, 1 ancestral
-    guidance: float | None = None  # classifier-free guidance scale
-    segment_guidance: float | None = None  # the same in segmented stages
-    upscale_steps: int = 100  # steps of the schedule that later stages enter part-way
-    middle_start: float | None = None  # where unsegmented later stages enter it (SDEdit strength)
-    segment_start: float | None = None  # where segmented stages enter it
-    upscaler: Upscaler = "realesrgan"
-    upscale_diffusion: UpscaleDiffusion = "conditional"
-    blend: bool = True  # hold the background during diffusion
-    lowpass: Lowpass = "matching"  # background of later stages: as sharp as the edit, or not
-    decoder_optimization: bool = True
-    decoder_steps: int = 100
-    decoder_lr: float = 1e-4
-    decoder_lambda: float = 100.0
-    decoder_batch: DecoderBatch = "full"
-    decoder_reduction: Reduction = "exact"  # how workers add up gradients (core/reduction.py)
-    compose: Compose = "sum"
-    feather: int = 0  # pixels inside the mask over which the edit fades in
-    segment_batch: int = 2  # segments per model call; part of the plan, so bytes depend on it
+    margin: float = field(
+        default=1.3,
+        metadata=_about("edited region relative to the mask's box, per axis", low=1, high=8),
+    )
+    samples: int = field(
+        default=5, metadata=_about("candidates of the first stage", low=1, high=64)
+    )
+    rerank: bool = field(
+        default=True, metadata=_about("choose the candidate by CLIP, else the first")
+    )
+    steps: int = field(
+        default=50, metadata=_about("DDIM steps of the first stage", low=1, high=1000)
+    )
+    repaint: int = field(
+        default=5, metadata=_about("extra passes per step of the first stage", low=0, high=100)
+    )
+    eta: float = field(
+        default=1.0, metadata=_about("noise of DDIM: 0 deterministic, 1 ancestral", low=0, high=1)
+    )
+    guidance: float | None = field(
+        default=None,
+        metadata=_about("classifier-free guidance; without, the model's", low=0, high=100),
+    )
+    segment_guidance: float | None = field(
+        default=None, metadata=_about("the same in segmented stages", low=0, high=100)
+    )
+    upscale_steps: int = field(
+        default=100,
+        metadata=_about("steps of the schedule that later stages enter part-way", low=1, high=1000),
+    )
+    middle_start: float | None = field(
+        default=None,
+        metadata=_about(
+            "where later stages of one segment enter it (SDEdit strength)", above=0, high=1
+        ),
+    )
+    segment_start: float | None = field(
+        default=None,
+        metadata=_about(
+            "where segmented stages enter it; more is more repainting", above=0, high=1
+        ),
+    )
+    upscaler: Upscaler = field(
+        default="realesrgan", metadata=_about("what enlarges between stages")
+    )
+    upscale_diffusion: UpscaleDiffusion = field(
+        default="conditional",
+        metadata=_about("diffusion of later stages, with the prompt or without"),
+    )
+    blend: bool = field(default=True, metadata=_about("hold the background during diffusion"))
+    lowpass: Lowpass = field(
+        default="matching",
+        metadata=_about("background of later stages: as sharp as the edit, half, or as it is"),
+    )
+    decoder_optimization: bool = field(
+        default=True, metadata=_about("tune the decoder to each edit")
+    )
+    decoder_steps: int = field(
+        default=100, metadata=_about("steps of decoder optimization", low=1, high=100_000)
+    )
+    decoder_lr: float = field(
+        default=1e-4, metadata=_about("learning rate of decoder optimization", above=0, high=1)
+    )
+    decoder_lambda: float = field(
+        default=100.0,
+        metadata=_about("weight of the background in decoder optimization", low=0, high=1e9),
+    )
+    decoder_batch: DecoderBatch = field(
+        default="full",
+        metadata=_about("segments of a step of decoder optimization: all, or a pair"),
+    )
+    decoder_reduction: Reduction = field(
+        default="exact",
+        metadata=_about(
+            "how workers add up gradients: the same bits for any number of them, or less sent"
+        ),
+    )
+    compose: Compose = field(
+        default="sum", metadata=_about("how segments overlap: weighted sum, or alpha compositing")
+    )
+    feather: int = field(
+        default=0,
+        metadata=_about("pixels inside the mask over which the edit fades in", low=0, high=4096),
+    )
+    segment_batch: int = field(
+        default=2, metadata=_about("segments of a task, on a GPU one model call", low=1, high=256)
+    )
 
     def __post_init__(self) -> None:
-        _between(self, "margin", 1.0, 8.0)
-        _between(self, "samples", 1, 64)
-        _between(self, "steps", 1, 1000)
-        _between(self, "repaint", 0, 100)
-        _between(self, "eta", 0.0, 1.0)
-        _between(self, "upscale_steps", 1, 1000)
-        for key in ("middle_start", "segment_start"):
-            if getattr(self, key) is not None:
-                _between(self, key, 0.0, 1.0, open_low=True)
-        _between(self, "decoder_steps", 1, 100_000)
-        _between(self, "decoder_lr", 0.0, 1.0, open_low=True)
-        _between(self, "decoder_lambda", 0.0, 1e9)
-        _between(self, "feather", 0, 4096)
-        _between(self, "segment_batch", 1, 256)
-        for key in ("guidance", "segment_guidance"):
-            if getattr(self, key) is not None:
-                _between(self, key, 0.0, 100.0)
+        _check_ranges(self)
 
     @property
     def minibatch(self) -> int | None:
@@ -146,14 +233,6 @@ class Method:
         )
 
 
-def _between(spec: object, key: str, low: float, high: float, *, open_low: bool = False) -> None:
-    value = getattr(spec, key)
-    ok = isfinite(value) and (low < value if open_low else low <= value) and value <= high
-    if not ok:
-        least = f"above {low:g}" if open_low else f"at least {low:g}"
-        raise ManifestError(f"{key}: got {value!r}, wanted {least} and at most {high:g}")
-
-
 Vertex = tuple[float, float]  # x and y, in pixels of the upright image
 
 
@@ -166,8 +245,44 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Combined:
+    """Several masks as one: what any of them holds, then turned inside out, then grown."""
+
+    any: tuple[MaskSpec, ...]
+    invert: bool = field(default=False, metadata=_about("edit what the masks leave out"))
+    grow: int = field(
+        default=0, metadata=_about("pixels by which the result reaches further", low=0, high=1024)
+    )
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+
+
+MaskSpec = str | Drawn | Combined
+"""A file of pixels or outlines, by path or URL; shapes; or several of these."""
+
+
+def mask_files(mask: MaskSpec) -> Iterator[str]:
+    """Every file that a mask is made from."""
+    if isinstance(mask, str):
+        yield mask
+    elif isinstance(mask, Combined):
+        for part in mask.any:
+            yield from mask_files(part)
+
+
+def with_files(mask: MaskSpec, change: Callable[[str], str]) -> MaskSpec:
+    """The same mask of other files."""
+    if isinstance(mask, str):
+        return change(mask)
+    if isinstance(mask, Combined):
+        return replace(mask, any=tuple(with_files(part, change) for part in mask.any))
+    return mask
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """An image that another edit makes."""
+    """The finished picture of another edit of the same manifest."""
 
     edit: str
 
@@ -176,17 +291,37 @@ class Result:
 class EditSpec:
     """One edit: paths as given, resolved by the manifest's reader."""
 
-    id: str
-    image: str | Result
-    mask: str | Drawn
-    prompt: str
-    negative_prompt: str = ""
-    seed: int | None = None  # None: drawn once, recorded in the run
-    output: str | None = None  # None: <run>/<id>/output with the suffix of what the image is
-    tiff: TiffWay = "auto"  # a .tif: copy on write, anew, anew with a pyramid
-    ome_zarr: OmeVersion | None = None  # of a .zarr; None: the image's, or 0.5
-    allow_loss: bool = False  # write formats that can't hold all that the image has
-    in_place: bool = False  # change the image itself, an OME-Zarr
+    id: str = field(
+        metadata=_about(
+            "names the edit and its folder in the run directory; letters, digits, `._-`"
+        )
+    )
+    image: str | Result = field(
+        metadata=_about("the picture: a path, a URL, or `{edit: ID}`, another's result")
+    )
+    mask: MaskSpec = field(
+        metadata=_about("what to edit: a file, a box or shapes, or several of them")
+    )
+    prompt: str = field(metadata=_about("what to paint; empty: remove what is there"))
+    negative_prompt: str = field(default="", metadata=_about("what to steer away from"))
+    seed: int | None = field(
+        default=None, metadata=_about("of all noise; without, drawn once and kept in the run")
+    )
+    output: str | None = field(
+        default=None,
+        metadata=_about("where the finished picture goes; without, beside the edit's record"),
+    )
+    tiff: TiffWay = field(
+        default="auto",
+        metadata=_about("of a `.tif`: copy on write, a new file, or one with smaller versions"),
+    )
+    ome_zarr: OmeVersion | None = field(
+        default=None, metadata=_about("of a new `.ome.zarr`; without, the image's")
+    )
+    allow_loss: bool = field(
+        default=False, metadata=_about("write formats that can't hold all that the image has")
+    )
+    in_place: bool = field(default=False, metadata=_about("change the image itself, an OME-Zarr"))
     method: Method = field(default_factory=Method)
 
     @property

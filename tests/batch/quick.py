@@ -41,7 +41,7 @@ def manifest_of(folder: Path, *edits: dict[str, Any], **top: Any) -> Manifest:
     rows = [{"id": f"e{i}", **edit} for i, edit in enumerate(edits or ({},))]
     path = folder / "manifest.yaml"
     path.write_text(yaml.safe_dump({"defaults": {**QUICK, **base}, "edits": rows, **top}))
-    return read_manifest(path)
+    return read_manifest(path, anywhere=True)
 
 
 def pixels(path: Path | str) -> np.ndarray:

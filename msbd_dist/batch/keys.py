@@ -1,0 +1,413 @@
+"""The keys of a manifest, as pydantic models: what values may be given, in what form.
+
+The models are made from the fields of `EditSpec`, `Method` and `ModelSpec`, so that a key,
+its type, default, range and meaning are said once. `given` checks a mapping and returns only what
+is in it; its errors name the place, what was got, what is wanted, and the nearest right name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields
+from functools import cache
+from types import GenericAlias
+from typing import Annotated, Any, Literal, get_type_hints
+
+import pydantic
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+)
+
+from msbd_dist.batch.documents import At, Place
+from msbd_dist.core.spec import (
+    Combined,
+    Device,
+    Drawn,
+    EditSpec,
+    MaskSpec,
+    Method,
+    ModelSpec,
+    Result,
+)
+from msbd_dist.errors import ManifestError, MsbdError
+
+METHOD_KEYS = tuple(f.name for f in fields(Method))
+EDIT_KEYS = tuple(f.name for f in fields(EditSpec) if f.name != "method")
+MODEL_KEYS = tuple(f.name for f in fields(ModelSpec))
+TOP_KEYS = ("models", "defaults", "edits")
+IN_MATRIX = ("prompt", "negative_prompt", "seed", *METHOD_KEYS)
+NEEDED = ("id", "image", "mask", "prompt")
+# of text, whatever it looks like: cells of a table are not looked into
+TEXT_KEYS = ("id", "image", "prompt", "negative_prompt", "output", "ome_zarr")
+
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MASK_WANTED = "a file, a box [x, y, width, height], or a mapping of any, boxes and polygons"
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+
+
+# ---------------------------------------------------------------- values in a form of their own
+
+
+def _switch(value: Any) -> Any:
+    return {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
+
+
+def _text_of(kind: type) -> BeforeValidator:
+    """What YAML takes for a number is text where text is wanted: 7 as an id, 0.5 as a version."""
+    return BeforeValidator(lambda value: str(value) if type(value) is kind else value)
+
+
+def _rings(polygon: Any) -> Any:
+    """A polygon may be one ring, or a list of them: the outer one and its holes."""
+    flat = isinstance(polygon, list) and polygon and isinstance(polygon[0], list)
+    return [polygon] if flat and not (polygon[0] and isinstance(polygon[0][0], list)) else polygon
+
+
+def _positive(box: list[float]) -> list[float]:
+    if min(box[2:]) <= 0:
+        raise ValueError("a width and height above 0")
+    return box
+
+
+Switch = Annotated[
+    bool, BeforeValidator(_switch, json_schema_input_type=bool | Literal["on", "off"])
+]
+Id = Annotated[
+    str,
+    _text_of(int),
+    WithJsonSchema({"type": ["string", "integer"], "pattern": f"^{ID.pattern}$"}),
+]
+OmeZarr = Annotated[
+    Literal["0.4", "0.5"] | None,
+    _text_of(float),
+    WithJsonSchema({"enum": ["0.4", "0.5", 0.4, 0.5, None]}),
+]
+Position = Annotated[list[float], pydantic.Field(min_length=2, max_length=2)]
+Ring = Annotated[list[Position], pydantic.Field(min_length=3)]
+Polygon = Annotated[
+    list[Ring],
+    pydantic.Field(min_length=1),
+    BeforeValidator(_rings, json_schema_input_type=Ring | list[Ring]),
+]
+Rectangle = Annotated[
+    list[float], pydantic.Field(min_length=4, max_length=4), AfterValidator(_positive)
+]
+
+
+def _mask_form(value: Any) -> str | None:
+    forms = ((str, "<file>"), (list, "<box>"), (dict | MaskKeys, "<mapping>"))
+    return next((form for kind, form in forms if isinstance(value, kind)), None)
+
+
+class MaskKeys(_Keys):
+    """A mask of several parts: what any of them holds, then inverted, then grown."""
+
+    any: list[Mask] = pydantic.Field([], description="masks, of which every pixel is taken")
+    boxes: list[Rectangle] = pydantic.Field([], description="[x, y, width, height] in pixels")
+    polygons: list[Polygon] = pydantic.Field(
+        [], description="rings of [x, y]; of several rings the later ones are holes"
+    )
+    invert: Switch = pydantic.Field(False, description="edit what the parts leave out")
+    grow: int = pydantic.Field(
+        0, ge=0, le=1024, description="pixels by which the result reaches further"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _not_empty(self) -> MaskKeys:
+        if not (self.any or self.boxes or self.polygons):
+            raise ValueError("at least one of any, boxes and polygons")
+        return self
+
+
+Mask = Annotated[
+    Annotated[str, Tag("<file>")]
+    | Annotated[Rectangle, Tag("<box>")]
+    | Annotated[MaskKeys, Tag("<mapping>")],
+    Discriminator(_mask_form, custom_error_type="form", custom_error_message=_MASK_WANTED),
+]
+MaskKeys.model_rebuild()
+
+
+class ResultKeys(_Keys):
+    """The finished picture of another edit."""
+
+    edit: Id = pydantic.Field(description="the other edit's id")
+
+
+def _image_form(value: Any) -> str | None:
+    forms = ((str, "<file>"), (dict | ResultKeys, "<mapping>"))
+    return next((form for kind, form in forms if isinstance(value, kind)), None)
+
+
+Image = Annotated[
+    Annotated[str, Tag("<file>")] | Annotated[ResultKeys, Tag("<mapping>")],
+    Discriminator(
+        _image_form,
+        custom_error_type="form",
+        custom_error_message="a path, a URL, or {edit: ID}",
+    ),
+]
+_FORMS = ("<file>", "<box>", "<mapping>")
+
+
+# ---------------------------------------------------------------- models of the fields
+
+
+_SPECIAL: dict[str, Any] = {
+    "id": Id,
+    "image": Image,
+    "mask": Mask,
+    "ome_zarr": OmeZarr,
+    "device": Device,
+}
+
+
+def _kind(of: type, field: Field[Any]) -> Any:
+    hint = get_type_hints(of)[field.name]
+    return Switch if hint is bool else _SPECIAL.get(field.name, hint)
+
+
+def _range(field: Field[Any]) -> dict[str, Any] | None:
+    """For whoever reads the schema; the dataclass holds to it."""
+    names = {"low": "minimum", "above": "exclusiveMinimum", "high": "maximum"}
+    return {names[k]: v for k, v in field.metadata.items() if k in names} or None
+
+
+def _about(field: Field[Any]) -> Any:
+    """A field's meaning, range and default for pydantic."""
+    default = None if field.default is MISSING else field.default
+    what = field.metadata["what"]
+    return pydantic.Field(default, description=what, json_schema_extra=_range(field))
+
+
+def _fields() -> Iterator[tuple[type, Field[Any]]]:
+    for of in (EditSpec, Method):
+        yield from ((of, field) for field in fields(of) if field.name != "method")
+
+
+def _of_edit(*without: str) -> dict[str, Any]:
+    return {
+        field.name: (_kind(of, field), _about(field))
+        for of, field in _fields()
+        if field.name not in without
+    }
+
+
+def _lists() -> Iterator[tuple[str, Any]]:
+    for of, field in _fields():
+        if field.name in IN_MATRIX:
+            about = pydantic.Field(json_schema_extra=_range(field))
+            one: Any = Annotated[_kind(of, field), about]
+            what = f"values: {field.metadata['what']}"
+            yield (
+                field.name,
+                (GenericAlias(list, one), pydantic.Field([], description=what, min_length=1)),
+            )
+
+
+def _model(name: str, what: str, values: Mapping[str, Any]) -> Any:
+    make: Any = create_model
+    return make(name, __base__=_Keys, __doc__=what, **values)
+
+
+MatrixKeys = _model("Matrix", "Lists of values: an edit for each choice.", dict(_lists()))
+OverrideKeys = _model("Override", "Keys of one file.", _of_edit("id", "image"))
+_SEVERAL: dict[str, Any] = {
+    "matrix": (
+        MatrixKeys | None,
+        pydantic.Field(None, description="keys with lists of values: an edit for each choice"),
+    ),
+    "overrides": (
+        GenericAlias(dict, (str, OverrideKeys)),
+        pydantic.Field({}, description="of an image pattern: file names, each with its own keys"),
+    ),
+}
+DefaultKeys = _model(
+    "Defaults",
+    "Keys that every edit has unless it says otherwise.",
+    {**_of_edit("id"), "matrix": _SEVERAL["matrix"]},
+)
+EditKeys = _model(
+    "Edit", "One edit, or several by a pattern or a matrix.", {**_of_edit(), **_SEVERAL}
+)
+LineKeys = _model("Line", "One edit of a JSONL or CSV file.", _of_edit())
+ModelKeys = _model(
+    "Models",
+    "Where models come from.",
+    {f.name: (_kind(ModelSpec, f), _about(f)) for f in fields(ModelSpec)},
+)
+_named = pydantic.Field("tiny", description="a family's name or path, or a mapping of its parts")
+ManifestKeys = _model(
+    "Manifest",
+    "Edits of pictures by msbd.",
+    {
+        "models": (str | ModelKeys, _named),
+        "defaults": (DefaultKeys, pydantic.Field({}, description="keys of every edit")),
+        "edits": (
+            GenericAlias(list, EditKeys),
+            pydantic.Field(description="what to do", min_length=1),
+        ),
+    },
+)
+
+
+# ---------------------------------------------------------------- checking
+
+
+def given(values: Mapping[Any, Any], model: Any, where: Place, at: At = ()) -> dict[str, Any]:
+    """The keys that a mapping has, with their values as ``model`` reads them.
+
+    ManifestError for an unknown key, a value of the wrong type and an option out of its range.
+    """
+    try:
+        read = model.model_validate(values)
+    except ValidationError as error:
+        raise _translated(error, model, where, at) from None
+    found = {key: getattr(read, key) for key in values}
+    method_of(found, where, at)
+    matrix = found.get("matrix")
+    if matrix is not None:
+        found["matrix"] = {key: getattr(matrix, key) for key in values["matrix"]}
+        _check_each(found["matrix"], where, (*at, "matrix"))
+    if "overrides" in found:
+        found["overrides"] = {
+            name: given(keys, OverrideKeys, where, (*at, "overrides", name))
+            for name, keys in values["overrides"].items()
+        }
+    return found
+
+
+def _check_each(matrix: dict[str, list[Any]], where: Place, at: At) -> None:
+    for key, values in matrix.items():
+        for number, value in enumerate(values):
+            try:
+                method_of({key: value}, where)
+            except ManifestError as error:
+                said = str(error).split(": ", 1)[1]
+                raise where.error((*at, key, number), said, None) from None
+
+
+def method_of(values: Mapping[str, Any], where: Place, at: At = ()) -> Method:
+    """The method's options among checked values; ManifestError for one out of its range."""
+    options = tuple((key, values[key]) for key in METHOD_KEYS if key in values)
+    try:
+        return _method(options)
+    except ManifestError as error:
+        key, said = str(error).split(": ", 1)
+        raise where.error((*at, key), said, None) from None
+
+
+@cache
+def _method(options: tuple[tuple[str, Any], ...]) -> Method:
+    return Method(**dict(options))
+
+
+def models_of(value: Any, where: Place) -> ModelSpec:
+    """The value of ``models``: a family, or a mapping of parts."""
+    at = ("models",)
+    if isinstance(value, str):
+        return ModelSpec(family=value)
+    if not isinstance(value, dict):
+        raise where.error(at, f"got {value!r}", "wanted a name, a path or a mapping")
+    return ModelSpec(**given(value, ModelKeys, where, at))
+
+
+def mask_of(value: Any) -> MaskSpec:
+    """A mask as it was read -> as it is worked with."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return Drawn(boxes=(_floats(value),))
+    boxes = tuple(_floats(box) for box in value.boxes)
+    polygons = tuple(
+        tuple(tuple((x, y) for x, y in ring) for ring in polygon) for polygon in value.polygons
+    )
+    drawn = Drawn(boxes=boxes, polygons=polygons)
+    if not (value.any or value.invert or value.grow):
+        return drawn
+    parts = (*map(mask_of, value.any), *([drawn] if boxes or polygons else ()))
+    return Combined(any=parts, invert=value.invert, grow=value.grow)
+
+
+def _floats(box: list[float]) -> tuple[float, float, float, float]:
+    x, y, width, height = box
+    return x, y, width, height
+
+
+def image_of(value: Any) -> str | Result:
+    """An image as it was read -> as it is worked with."""
+    return value if isinstance(value, str) else Result(edit=value.edit)
+
+
+# ---------------------------------------------------------------- errors
+
+
+_UNKNOWN = ("extra_forbidden", "invalid_key")
+_WANTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "on or off",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+
+
+def _translated(error: ValidationError, model: Any, where: Place, at: At) -> MsbdError:
+    """What is wrong, in one line: a key that nobody reads, or the first value."""
+    found = error.errors(include_url=False)
+    first = next((one for one in found if one["type"] in _UNKNOWN), found[0])
+    loc = tuple(part for part in first["loc"] if part not in _FORMS)
+    kind, context, value = first["type"], first.get("ctx", {}), first["input"]
+    if kind in _UNKNOWN:
+        return where.unknown((*at, *loc[:-1], str(loc[-1])), _known_at(loc, model))
+    if kind == "missing":
+        return where.error((*at, *loc[:-1]), f"has no `{loc[-1]}`", "add it")
+    wanted = _WANTED.get(kind)
+    if kind == "literal_error":
+        wanted = context["expected"].replace("'", "")
+    elif kind in ("too_short", "too_long"):
+        least, most = context.get("min_length"), context.get("max_length")
+        count = f"at least {least}" if least is not None else f"at most {most}"
+        return where.error((*at, *loc), f"has {len(value)} items", f"wanted {count}")
+    elif kind == "value_error":
+        wanted = str(context["error"])
+    elif kind == "form" or wanted is None:
+        wanted = first["msg"].removeprefix("Input should be ")
+    return where.error((*at, *loc), f"got {_short(value)}", f"wanted {wanted}")
+
+
+def _known_at(loc: tuple[str | int, ...], model: Any) -> tuple[str, ...]:
+    """The keys that are known where an unknown one is."""
+    if loc[0] == "mask" and len(loc) > 1:
+        return tuple(MaskKeys.model_fields)
+    if loc[0] == "image" and len(loc) > 1:
+        return tuple(ResultKeys.model_fields)
+    if loc[0] == "matrix" and len(loc) > 1:
+        return tuple(MatrixKeys.model_fields)
+    if loc[0] == "overrides" and len(loc) > 2:
+        return _known_at(loc[2:], OverrideKeys)
+    return tuple(model.model_fields)
+
+
+def _short(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,204 @@
+"""Masks made of masks: united, turned inside out, grown.
+
+    make_mask(spec, picture)    the Mask of an edit, whatever it is made from
+    mask_digest(spec)           names what it is made from
+
+Nothing is computed before a window is asked for, and what a window shows does not depend on where
+it begins and ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msbd_dist.canvas.images import Picture
+from msbd_dist.canvas.masks import Bools, Mask, read_mask
+from msbd_dist.canvas.outlines import is_outlines, read_outlines
+from msbd_dist.canvas.places import content_digest
+from msbd_dist.canvas.shapes import Shapes
+from msbd_dist.core.geometry import Box, Size
+from msbd_dist.core.spec import Combined, Drawn, MaskSpec
+from msbd_dist.errors import MaskError
+
+_TILE = Size(1024, 1024)  # pixels that are looked at together
+
+
+def make_mask(spec: MaskSpec, picture: Picture) -> Mask:
+    """A mask of a picture, from its files and shapes.
+
+    MaskError where it, or a part of it, is empty or does not fit; ImageError for a file that can't
+    be read.
+    """
+    if isinstance(spec, Drawn):
+        return Shapes(picture.size, boxes=spec.boxes, polygons=spec.polygons)
+    if isinstance(spec, str):
+        return _of_outlines(spec, picture) if is_outlines(spec) else read_mask(spec, picture)
+    parts = tuple(make_mask(part, picture) for part in spec.any)
+    mask = parts[0] if len(parts) == 1 else United(parts)
+    if spec.invert:
+        mask = Inverted.of(mask)
+    return Grown(mask, spec.grow) if spec.grow else mask
+
+
+def _of_outlines(place: str, picture: Picture) -> Mask:
+    drawn = read_outlines(place, picture.size)
+    try:
+        return Shapes(picture.size, polygons=drawn.polygons)
+    except MaskError as error:
+        raise MaskError(f"{place}: {error}") from None
+
+
+def mask_digest(spec: MaskSpec) -> str:
+    """Names the content of all files of a mask and how they are combined. OSError for a file that
+    can't be read."""
+    if isinstance(spec, str):
+        return content_digest(spec)
+    if isinstance(spec, Combined):
+        parts = tuple(mask_digest(part) for part in spec.any)
+        return _sha256((parts, spec.invert, spec.grow))
+    return _sha256(spec)
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class United:
+    """What any of several masks of one picture holds."""
+
+    masks: tuple[Mask, ...]
+
+    @property
+    def size(self) -> Size:
+        return self.masks[0].size
+
+    @property
+    def bbox(self) -> Box:
+        return reduce(Box.union, (mask.bbox for mask in self.masks))
+
+    def window(self, box: Box) -> Bools:
+        return reduce(np.logical_or, (mask.window(box) for mask in self.masks))
+
+    def any(self, box: Box) -> bool:
+        return any(mask.any(box) for mask in self.masks)
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """What a mask leaves out of its picture; ``bbox`` takes a look at what may decide it."""
+
+    mask: Mask
+    bbox: Box
+
+    @classmethod
+    def of(cls, mask: Mask) -> Inverted:
+        """MaskError where the mask leaves nothing out."""
+        whole = Box.of(mask.size)
+        edges = list(_left_out(mask, whole))
+        if not edges:
+            raise MaskError("the mask holds the whole picture, so that inverted it is empty")
+        return cls(mask, reduce(Box.union, edges))
+
+    @property
+    def size(self) -> Size:
+        return self.mask.size
+
+    def window(self, box: Box) -> Bools:
+        return ~self.mask.window(box)
+
+    def any(self, box: Box) -> bool:
+        if not self.mask.bbox.contains(box):
+            return True
+        return any(not self.mask.window(part).all() for part in box.tiles(_TILE))
+
+
+def _left_out(mask: Mask, whole: Box) -> Iterator[Box]:
+    """Boxes whose union is the bounding box of what a mask leaves out.
+
+    Around the mask's own box it is known without a look; if that box is as large as the picture
+    along an axis, its pixels decide.
+    """
+    held = mask.bbox
+    around = [
+        Box(whole.y0, whole.x0, held.y0, whole.x1),
+        Box(held.y1, whole.x0, whole.y1, whole.x1),
+        Box(whole.y0, whole.x0, whole.y1, held.x0),
+        Box(whole.y0, held.x1, whole.y1, whole.x1),
+    ]
+    known = [box for box in around if box.height > 0 and box.width > 0]
+    yield from known
+    if known and reduce(Box.union, known) == whole:
+        return
+    for part in held.tiles(_TILE):
+        left = ~mask.window(part)
+        if left.any():
+            ys, xs = np.flatnonzero(left.any(axis=1)), np.flatnonzero(left.any(axis=0))
+            found = Box(int(ys[0]), int(xs[0]), int(ys[-1]) + 1, int(xs[-1]) + 1)
+            yield found.shifted(part.y0, part.x0)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A mask and all that is within ``pixels`` of it: centres of pixels, as the crow flies.
+
+    A window is made in tiles, each of which sees ``pixels`` beyond its edges.
+    """
+
+    mask: Mask
+    pixels: int
+
+    @property
+    def size(self) -> Size:
+        return self.mask.size
+
+    @property
+    def bbox(self) -> Box:
+        box = self.mask.bbox.grown(self.pixels).intersection(Box.of(self.size))
+        assert box is not None
+        return box
+
+    def window(self, box: Box) -> Bools:
+        out = np.zeros(box.size.shape, np.bool_)
+        for part in box.tiles(_TILE):
+            out[part.relative_to(box).slices] = self._part(part)
+        return out
+
+    def any(self, box: Box) -> bool:
+        if self.mask.any(box):
+            return True
+        if not self.mask.any(self._near(box)):
+            return False
+        return any(bool(self._part(part).any()) for part in box.tiles(_TILE))
+
+    def _near(self, box: Box) -> Box:
+        near = box.grown(self.pixels).intersection(Box.of(self.size))
+        assert near is not None
+        return near
+
+    def _part(self, box: Box) -> Bools:
+        near = self._near(box)
+        if not self.mask.any(near):
+            return np.zeros(box.size.shape, np.bool_)
+        return _within(self.mask.window(near), self.pixels, box.relative_to(near))
+
+
+def _within(mask: Bools, pixels: int, box: Box) -> Bools:
+    """Which pixels of a box inside an array that is not all False are near a True one? In exact
+    integers."""
+    from scipy import ndimage  # takes long to load, and most masks don't need it
+
+    nearest: NDArray[np.int32] = ndimage.distance_transform_edt(
+        ~mask, return_distances=False, return_indices=True
+    )
+    ys, xs = (nearest[axis][box.slices].astype(np.int64) for axis in (0, 1))
+    dy = ys - np.arange(box.y0, box.y1)[:, None]
+    dx = xs - np.arange(box.x0, box.x1)
+    near: Bools = dy * dy + dx * dx <= pixels * pixels
+    return near
