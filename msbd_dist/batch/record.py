@@ -30,7 +30,7 @@ from msbd_dist.core.spec import EditSpec, ModelSpec
 from msbd_dist.dist.executor import Worker
 from msbd_dist.errors import MsbdError, RunError
 
-SCHEMA = 2  # goes up when the code makes other bytes, or stores them otherwise, for equal records
+SCHEMA = 3  # goes up when the code makes other bytes, or stores them otherwise, for equal records
 THREADS = 1  # intra-op threads per worker, equal everywhere: bytes depend on it
 PACKAGES = (
     "msbd_dist", "torch", "diffusers", "transformers", "open_clip_torch", "spandrel", "ray",
