@@ -184,18 +184,21 @@ def _locate(node: yaml.Node, at: At, lines: dict[At, int], path: Path) -> None:
 
 
 def read_lines(
-    path: Path, *, known: Sequence[str], texts: Sequence[str]
+    path: Path, *, known: Sequence[str], texts: Sequence[str], files: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], Place]]:
     """The mappings of a JSONL or CSV file, one at a time, each with its place.
 
-    JSONL: an object on each line. CSV: a header of keys; an empty cell is not given, numbers and
-    lists are read as in YAML, and cells of keys in ``texts`` are text. Raises ManifestError,
-    also for a column that is not ``known``.
+    JSONL: an object on each line. CSV: a header of keys, which have to be ``known``; an empty cell
+    is not given. Cells of ``texts`` are text, those of ``files`` too unless they are in brackets;
+    others are read as in YAML. Raises ManifestError.
     """
     with opened(path, newline="") as file:
-        table = path.suffix.lower() == ".csv"
         try:
-            yield from _cells(file, path, known, texts) if table else _objects(file, path)
+            if path.suffix.lower() == ".csv":
+                for row, where in _rows(file, path, known):
+                    yield {k: _value(k, text, texts, files) for k, text in row.items()}, where
+            else:
+                yield from _objects(file, path)
         except UnicodeDecodeError:
             raise ManifestError(f"{path}: is not UTF-8 text; save it as such") from None
 
@@ -237,9 +240,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _cells(
-    file: TextIO, path: Path, known: Sequence[str], texts: Sequence[str]
-) -> Iterator[tuple[dict[str, Any], Place]]:
+def _rows(file: TextIO, path: Path, known: Sequence[str]) -> Iterator[tuple[dict[str, str], Place]]:
+    """The cells of each row that are not empty, by their columns."""
     csv.field_size_limit(_LONGEST)
     table = csv.reader(file, strict=True)
     before = 0
@@ -251,7 +253,8 @@ def _cells(
             return
         except csv.Error as error:
             raise ManifestError(
-                f'{path}:{table.line_num}: not valid CSV: {error}; quote cells with " and commas'
+                f"{path}:{table.line_num}: not valid CSV: {error}; "
+                "quote cells that hold commas or quotes"
             ) from None
         line, before = before + 1, table.line_num
         where = Place(path, {(): line})
@@ -265,7 +268,7 @@ def _cells(
             got = f"has {len(row)} cells and the header {len(header)}"
             raise where.error((), got, "quote cells that hold commas")
         pairs = zip(header, row, strict=False)
-        yield {key: _cell(key, text, texts) for key, text in pairs if text.strip()}, where
+        yield {key: text for key, text in pairs if text.strip()}, where
 
 
 def _check_header(header: list[str], known: Sequence[str], where: Place) -> None:
@@ -283,12 +286,14 @@ _NUMBER = re.compile(r"[-+]?(?:0|[1-9]\d*)$")
 _REAL = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$")
 
 
-def _cell(key: str, text: str, texts: Sequence[str]) -> Any:
+def _value(key: str, text: str, texts: Sequence[str], files: Sequence[str]) -> Any:
     if key in texts:
         return text
-    text = text.strip()
-    if _NUMBER.match(text):
-        return int(text) if len(text) < 4000 else text
-    if _REAL.match(text):
-        return float(text)
-    return scalar(text) if text[0] in "[{" else text
+    cell = text.strip()
+    if cell[0] in "[{":
+        return scalar(cell)
+    if key in files:
+        return text
+    if _NUMBER.match(cell) and len(cell) < 4000:
+        return int(cell)
+    return float(cell) if _REAL.match(cell) else cell

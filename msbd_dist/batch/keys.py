@@ -46,8 +46,9 @@ MODEL_KEYS = tuple(f.name for f in fields(ModelSpec))
 TOP_KEYS = ("models", "defaults", "edits")
 IN_MATRIX = ("prompt", "negative_prompt", "seed", *METHOD_KEYS)
 NEEDED = ("id", "image", "mask", "prompt")
-# of text, whatever it looks like: cells of a table are not looked into
-TEXT_KEYS = ("id", "image", "prompt", "negative_prompt", "output", "ome_zarr")
+# of text whatever it looks like, and of text or a mapping: how cells of a table are read
+TEXT_KEYS = ("id", "prompt", "negative_prompt", "output", "ome_zarr")
+FILE_KEYS = ("image", "mask")
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MASK_WANTED = "a file, a box [x, y, width, height], or a mapping of any, boxes and polygons"

@@ -37,6 +37,7 @@ from msbd_dist.batch.edits import (
 from msbd_dist.batch.expand import absolute, expanded, stem_of
 from msbd_dist.batch.keys import (
     EDIT_KEYS,
+    FILE_KEYS,
     ID,
     METHOD_KEYS,
     NEEDED,
@@ -90,7 +91,9 @@ class Lines(Listed):
     def located(self) -> Iterator[Located]:
         if self.stamp != _stamp(self.path):
             raise ManifestError(f"{self.path}: was changed since it was checked; run it again")
-        for values, where in read_lines(self.path, known=LINE_KEYS, texts=TEXT_KEYS):
+        for values, where in read_lines(
+            self.path, known=LINE_KEYS, texts=TEXT_KEYS, files=FILE_KEYS
+        ):
             try:
                 spec = _made(given(values, LineKeys, where), self.folder, where, (), self.root)
             except ManifestError as error:

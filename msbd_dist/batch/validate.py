@@ -66,7 +66,7 @@ def _said(error: ManifestError) -> Problem:
 def _of_files(manifest: Manifest) -> Iterator[Problem]:
     """What is wrong with the pictures, masks and outputs of edits that are right by themselves."""
     assert isinstance(manifest.edits, Listed)
-    heads = heads_of(manifest.edits)
+    heads, right = heads_of(manifest.edits), None
     for each in manifest.edits.located():
         spec = each.spec
         if spec.id in heads:
@@ -77,7 +77,9 @@ def _of_files(manifest: Manifest) -> Iterator[Problem]:
         try:
             picture = Picture.open(spec.image)
             key = "mask"
-            mask_of(spec, picture)
+            if (spec.image, spec.mask) != right:  # those of a matrix are looked at once
+                mask_of(spec, picture)
+                right = spec.image, spec.mask
             key = "in_place" if spec.in_place else "output"
             check_edit(spec, target_of(spec, open_files(manifest.path.parent), picture), picture)
         except (MsbdError, OSError) as error:

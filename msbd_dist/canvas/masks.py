@@ -66,7 +66,8 @@ def read_mask(path: Path | str, picture: Picture) -> Mask:
 
     A mask of another size is scaled when its aspect agrees to within one pixel: with the longer
     edges made equal by shrinking the larger of the two rasters, the shorter edges differ by one
-    pixel at most. It is scaled down by maximum (a 1-pixel stroke survives) and up by nearest.
+    pixel at most. It is scaled by maximum, down and up: a pixel is True where any True one
+    of the file lies under it, so that a 1-pixel stroke survives.
 
     Raises MaskError for an empty mask or another aspect, ImageError for a file that can't be read.
     """
@@ -272,7 +273,7 @@ class Ranges:
 
 @dataclass(frozen=True)
 class _Resized:
-    """A mask at another size, each axis by itself: shorter by maximum, longer by nearest."""
+    """A mask at another size, by maximum."""
 
     mask: Mask
     size: Size
@@ -280,7 +281,7 @@ class _Resized:
     @cached_property
     def _ranges(self) -> tuple[Ranges, Ranges]:
         lengths = zip(self.mask.size.shape, self.size.shape, strict=True)
-        rows, columns = (_resizing(have, want) for have, want in lengths)
+        rows, columns = (_footprints(0.0, float(have), want) for have, want in lengths)
         return rows, columns
 
     @property
@@ -299,14 +300,6 @@ class _Resized:
         rows, columns = self._ranges
         y0, x0 = int(rows.low[box.y0]), int(columns.low[box.x0])
         return self.mask.any(Box(y0, x0, int(rows.high[box.y1 - 1]), int(columns.high[box.x1 - 1])))
-
-
-def _resizing(have: int, want: int) -> Ranges:
-    """What each of ``want`` pixels shows of ``have``."""
-    if want < have:
-        return _footprints(0.0, float(have), want)
-    nearest = (2 * np.arange(want) + 1) * have // (2 * want)
-    return Ranges(nearest, nearest + 1)
 
 
 def _footprints(start: float, extent: float, count: int) -> Ranges:

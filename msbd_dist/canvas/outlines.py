@@ -20,7 +20,7 @@ from msbd_dist.core.spec import Drawn, Vertex
 from msbd_dist.errors import MaskError
 
 SUFFIXES = (".geojson", ".json")
-_MOST = 256 << 20  # bytes of a file
+_MOST = 64 << 20  # bytes of a file; it takes ten times as much in memory
 _DEEPEST = 20  # collections in collections
 _SAGITTA = 1 / 64  # pixels between a circle and the polygon that stands for it
 

@@ -343,14 +343,16 @@ def test_csv_has_a_header_of_keys_and_empty_cells_are_not_given(tmp_path: Path) 
         "",
         'b,i.png,"{any: [m.png], grow: 3}",12,,,,',
         'c,i.png,m.png,"two\nlines",,,on,',
+        "d,{edit: c},7,x,,,,",
         name="jobs.csv",
     )
-    a, b, c = read_manifest(path).edits
+    a, b, c, d = read_manifest(path).edits
     assert (a.id, a.prompt, a.seed, a.ome_zarr) == ("7", "a red star, on grass", 5, "0.4")
     assert (a.method.margin, a.method.rerank) == (1.5, False)
     assert b.mask == Combined(any=(str(tmp_path / "m.png"),), grow=3)
     assert (b.prompt, b.seed, b.method) == ("12", None, Method())
     assert c.prompt == "two\nlines"
+    assert (d.image, d.mask) == (Result(edit="c"), str(tmp_path / "7"))
 
 
 HEAD = "id,image,mask,prompt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 from math import ceil, floor
 from pathlib import Path
 from typing import Any
@@ -239,10 +240,29 @@ def test_a_mask_of_the_stored_size_is_turned_along(
 
 
 @pytest.mark.parametrize("factor", [2, 3, 7])
-def test_a_smaller_mask_is_enlarged_by_nearest(tmp_path: Path, factor: int) -> None:
+def test_a_smaller_mask_is_enlarged_to_blocks(tmp_path: Path, factor: int) -> None:
     path = saved(tmp_path / "mask.png", blob(40, 50).astype(np.uint8) * 255)
     mask = read_whole(path, picture_of(tmp_path, 40 * factor, 50 * factor))
     assert np.array_equal(mask, blob(40, 50).repeat(factor, 0).repeat(factor, 1))
+
+
+@pytest.mark.parametrize(("have", "want"), [(20, 31), (20, 30), (31, 20), (20, 53), (20, 20)])
+def test_a_pixel_is_edit_where_any_of_the_mask_lies_under_it(
+    tmp_path: Path, have: int, want: int
+) -> None:
+    """In exact fractions of the mask's pixels."""
+    drawn = np.random.default_rng(have * want).random((have, have)) < 0.05
+    path = saved(tmp_path / "mask.png", drawn.astype(np.uint8) * 255)
+
+    def under(index: int) -> slice:
+        low, high = Fraction(index * have, want), Fraction((index + 1) * have, want)
+        return slice(floor(low), ceil(high))
+
+    wanted = [[drawn[under(y), under(x)].any() for x in range(want)] for y in range(want)]
+    found = read_mask(path, picture_of(tmp_path, want, want))
+    assert agrees(found, np.array(wanted), Box(3, 5, want - 2, want - 1))
+    assert agrees(found, np.array(wanted), Box.of(found.size))
+    assert found.bbox == bbox_of(np.array(wanted))
 
 
 @pytest.mark.parametrize(

@@ -103,12 +103,10 @@ def _same_aspect(a: Size, b: Size) -> bool:
 
 
 def _resize(mask: Mask, size: Size) -> Mask:
-    """Each axis by itself: shorter by maximum, longer by nearest."""
+    """Each axis by itself, by maximum."""
     for axis, length in enumerate((size.height, size.width)):
         have = mask.shape[axis]
-        if length > have:
-            mask = np.take(mask, (2 * np.arange(length) + 1) * have // (2 * length), axis=axis)
-        elif length < have:
+        if length != have:
             mask = _any_under(mask, *_footprints(0.0, float(have), length), axis=axis)
     return np.ascontiguousarray(mask)
 
