@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,23 @@ def test_the_readme_lists_how_pictures_are_written() -> None:
     named = set(re.findall(r"^\| `([a-z_]+)`", table, re.MULTILINE))
     assert named == {*How.__dataclass_fields__, "in_place"}
     assert named <= {*EditSpec.__dataclass_fields__}
+
+
+def verbs() -> dict[str, Any]:
+    import typer.main
+
+    from msbd_dist.cli import app
+
+    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_every_verb_is_in_the_manual_and_has_an_example() -> None:
+    table = (ROOT / "docs/commands.md").read_text().split("## Exit codes")[0]
+    listed = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert set(re.findall(r"`([a-z]+)`", " ".join(listed))) == set(verbs())
+    for name, verb in verbs().items():
+        if name not in ("version", "models"):
+            assert f"Example: msbd {name}" in verb.help, name
 
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
