@@ -168,13 +168,17 @@ def run_manifest(
     with closing(Ahead(specs, partial(begin_edit, out=files, models=models))) as ahead:
         todo = []
         for found in ahead.look():
+            if stop.reason:
+                break
             if isinstance(found, EditResult):
                 note(found)
             else:
                 todo.append(found)
                 board.expect(found)
         steps.require_room(todo)
-        if todo:
+        some = bool(todo)
+        todo.clear()  # they are held no longer than they are at work
+        if some and not stop.reason:
             claim(files, RunRecord.of(manifest, launch), any_models=any_models)
             with closing(Lease.take(files, waiting=lambda h: watch.wait_for(h.pid))) as lease:
                 save_run(files, RunRecord.of(manifest, launch))
