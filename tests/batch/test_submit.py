@@ -133,7 +133,7 @@ def test_models_that_are_here_and_large_pictures_are_refused(
 
 def test_a_job_is_told_what_a_run_is_told() -> None:
     command = submit._command("/a run", workers=2, max_failures=0, deadline=None)
-    run = "exec msbd run manifest.yaml --out '/a run' --address auto"
+    run = "exec msbd run manifest.yaml --out '/a run' --address auto --allow-anywhere"
     assert command == f"{run} --workers 2 --max-failures 0"
 
 
