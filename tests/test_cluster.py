@@ -131,7 +131,7 @@ def test_compose_takes_it() -> None:
             yaml.safe_load(content["configs"][config["source"]]["content"])
         for volume in service.get("volumes", ()):
             source = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0]
-            assert source in (".", "./models") or (CLUSTER / source).is_file(), volume
+            assert source in ("$PWD", "$PWD/models") or (CLUSTER / source).is_file(), volume
     assert used == set(content["configs"])
     (target,) = yaml.safe_load(content["configs"]["prometheus"]["content"])["scrape_configs"][0][
         "static_configs"

@@ -61,12 +61,14 @@ def stored(out: Path | str) -> dict[str, bytes]:
         group = zarr.open_group(work.zarr("canvas.zarr"), mode="r")
         ledger = Ledger(work / "ledger")
         for marker in work.names("ledger"):
-            facts = ledger[marker.removesuffix(".json")]
+            facts, size = ledger[marker.removesuffix(".json")], 0
             for chunk in facts.get("stored", ()):
                 array, where = chunk.rsplit(" ", 1)
                 block = group[array].blocks[tuple(int(i) for i in where.split("."))]  # type: ignore[union-attr]
                 plain = array.removesuffix(facts["attempt"])
                 found[f"{name}/{plain}{where}"] = np.asarray(block).tobytes()
+                size += len(found[f"{name}/{plain}{where}"])
+            assert facts.get("bytes", 0) == size, marker
     return found
 
 

@@ -44,6 +44,14 @@ def test_whoever_was_given_up_changes_nothing(plan: Plan, tmp_path: Path) -> Non
     np.testing.assert_array_equal(reader.segment(stage, 0), before)
 
 
+def test_what_was_written_is_counted(plan: Plan, tmp_path: Path) -> None:
+    one = canvas(tmp_path, plan, {}, "1.0")
+    for slot in range(2):
+        one.write_segment(plan.final, slot, segment(plan, 0.5))
+    assert one.written == 2 * segment(plan, 0).size * 2  # 16 bits a sample
+    assert len(one.digests) == 2
+
+
 def test_each_slot_is_read_from_the_attempt_that_counts(plan: Plan, tmp_path: Path) -> None:
     stage = plan.final
     for attempt, value in (("1.0", 0.25), ("2.1", 0.75)):

@@ -81,7 +81,6 @@ def test_what_becomes_of_tasks_can_be_read_at_the_node(ray_session: None) -> Non
         'msbd_retries_total{failure="transient",kind="denoise"}': 1.0,
         'msbd_failures_total{kind="denoise"}': 2.0,
         'msbd_quarantines_total{kind="denoise"}': 1.0,
-        "msbd_workers_lost_total{}": 1.0,
         'msbd_edits{state="done"}': 4.0,
         'msbd_edits{state="running"}': 1.0,
         'msbd_tasks{state="waiting"}': 0.0,
@@ -91,6 +90,7 @@ def test_what_becomes_of_tasks_can_be_read_at_the_node(ray_session: None) -> Non
     found = wait_for(wanted)
     pool.close()
     assert {name: found.get(name) for name in wanted} == wanted
+    assert found["msbd_workers_lost_total{}"] >= 1.0  # other tests lose some too
     assert found['msbd_workers{state="busy"}'] + found['msbd_workers{state="idle"}'] == 1.0
     plain = {re.sub(r"(_bucket|_count|_sum)?\{.*", "", name) for name in found}
     assert plain == NAMES
