@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from msbd_dist.batch.edits import heads_of, source_of
-from msbd_dist.batch.keys import EditKeys
 from msbd_dist.batch.manifest import parse_settings, read_manifest
 from msbd_dist.canvas.files import open_files
 from msbd_dist.core.spec import Combined, Drawn, Method, ModelSpec, Result
@@ -452,39 +449,6 @@ def test_what_is_wrong_with_edits_may_be_told_and_the_others_read(tmp_path: Path
         assert {e.id for e in edits} == {"a"}
         assert [e.line for e in told] == ([1] * 3 if path.suffix == ".yaml" else [2, 3, 4])
         assert [str(e.key).rsplit(".", 1)[-1] for e in told] == ["seed", "stepz", "id"]
-
-
-words = st.sampled_from(
-    ["", "a", "on", "i.png", "../x", "*.png", "{id}", "{stem}", "\0", "é" * 300]
-)
-numbers = st.one_of(st.integers(), st.floats(), st.just(10**30))
-values = st.recursive(
-    st.one_of(words, numbers, st.booleans(), st.none()),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4),
-        st.dictionaries(st.sampled_from(["any", "boxes", "polygons", "edit", "seed", "x"]), inner),
-    ),
-    max_leaves=6,
-)
-keys = st.sampled_from([*EditKeys.model_fields, "stepz", "7"])
-
-
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(st.dictionaries(keys, values, max_size=3), st.dictionaries(keys, values, max_size=3))
-def test_whatever_stands_there_is_read_or_refused_in_one_line(
-    tmp_path: Path, row: dict[str, Any], defaults: dict[str, Any]
-) -> None:
-    document = {"defaults": defaults, "edits": [{**LINE, **row}, row]}
-    for path in (write(tmp_path, json.dumps(document)), lines(tmp_path, {**LINE, **row}, row)):
-        told: list[ManifestError] = []
-        try:
-            list(read_manifest(path, tell=told.append).edits)
-        except ManifestError as error:
-            told.append(error)
-        assert all("\n" not in str(error) for error in told)
-        assert all(str(error).startswith(str(path)) for error in told)
 
 
 # ---------------------------------------------------------------- one that stands for several
