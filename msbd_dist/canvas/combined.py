@@ -173,9 +173,16 @@ class Grown:
     def any(self, box: Box) -> bool:
         if self.mask.any(box):
             return True
-        if not self.mask.any(self._near(box)):
+        return any(self._reaches(part, box) for part in self._near(box).tiles(_TILE))
+
+    def _reaches(self, part: Box, box: Box) -> bool:
+        """Is a pixel of the mask in one box near enough to the nearest pixel of another?"""
+        if not self.mask.any(part):
             return False
-        return any(bool(self._part(part).any()) for part in box.tiles(_TILE))
+        dy = _away(np.arange(part.y0, part.y1), box.y0, box.y1)
+        dx = _away(np.arange(part.x0, part.x1), box.x0, box.x1)
+        near = dy[:, None] ** 2 + dx**2 <= self.pixels**2
+        return bool((self.mask.window(part) & near).any())
 
     def _near(self, box: Box) -> Box:
         near = box.grown(self.pixels).intersection(Box.of(self.size))
@@ -187,6 +194,11 @@ class Grown:
         if not self.mask.any(near):
             return np.zeros(box.size.shape, np.bool_)
         return _within(self.mask.window(near), self.pixels, box.relative_to(near))
+
+
+def _away(places: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
+    """How far each is from [start, stop)."""
+    return np.maximum(np.maximum(start - places, places - (stop - 1)), 0)
 
 
 def _within(mask: Bools, pixels: int, box: Box) -> Bools:

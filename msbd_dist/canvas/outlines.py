@@ -42,7 +42,7 @@ def read_outlines(place: str, size: Size) -> Drawn:
     labelme = isinstance(content, dict) and isinstance(content.get("shapes"), list)
     try:
         polygons = tuple(_labelme(content, place, size) if labelme else _areas(content, place, 0))
-    except (TypeError, ValueError, KeyError, IndexError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise MaskError(
             f"{place}: is not as GeoJSON or labelme write it ({error}); export it again"
         ) from None
@@ -66,6 +66,10 @@ def _load(place: str) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise MaskError(f"{place}: is not valid JSON ({error}); export it again") from None
+
+
+def _word(kind: Any) -> str:
+    return kind if isinstance(kind, str) and kind.isidentifier() else f"{kind!r:.40}"
 
 
 # ---------------------------------------------------------------- GeoJSON
@@ -93,7 +97,7 @@ def _areas(item: Any, place: str, depth: int) -> Iterator[Polygon]:
         for rings in item["coordinates"]:
             yield _polygon(rings)
     else:
-        raise MaskError(f"{place}: holds a {kind}, which has no area; leave it out of the export")
+        raise MaskError(f"{place}: holds a {_word(kind)}, which has no area; leave it out")
 
 
 def _polygon(rings: Any) -> Polygon:
@@ -124,7 +128,8 @@ def _labelme(content: dict[str, Any], place: str, size: Size) -> Iterator[Polygo
             yield (_circle(*points),)
         else:
             raise MaskError(
-                f"{place}: holds a {kind}, which is not read; use polygons, rectangles and circles"
+                f"{place}: holds a {_word(kind)}, which is not read; "
+                "use polygons, rectangles and circles"
             )
 
 

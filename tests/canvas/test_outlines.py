@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from msbd_dist.canvas.outlines import read_outlines
 from msbd_dist.canvas.shapes import Shapes
@@ -129,6 +131,35 @@ def test_what_is_no_outline_is_said_in_one_line(case: str, tmp_path: Path) -> No
     with pytest.raises(MaskError, match=rf"o\.json: .*{words}") as caught:
         read_outlines(str(tmp_path / "o.json"), SIZE)
     assert "\n" not in str(caught.value)
+
+
+names = st.sampled_from(
+    ["type", "features", "geometry", "geometries", "coordinates", "shapes", "shape_type", "points"]
+)
+words = st.sampled_from(
+    ["Feature", "FeatureCollection", "Polygon", "MultiPolygon", "rectangle", "circle", "a\nb", ""]
+)
+numbers = st.one_of(st.integers(0, 50), st.floats(), st.just(10**400))
+anything = st.recursive(
+    st.one_of(words, numbers, st.none()),
+    lambda inner: st.one_of(st.lists(inner, max_size=5), st.dictionaries(names, inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(anything)
+def test_whatever_a_file_holds_is_a_mask_or_refused_in_one_line(
+    tmp_path: Path, content: Any
+) -> None:
+    said = ""
+    try:
+        whole(content, tmp_path)
+    except MaskError as error:
+        said = str(error)
+    assert "\n" not in said
 
 
 def test_a_folder_is_no_file_of_outlines(tmp_path: Path) -> None:
