@@ -193,6 +193,7 @@ def run_manifest(
                     drive = Drive(ahead, pool, lease, board, stop, limits, launch.verify)
                     for result in drive.results():
                         note(result)
+                    files.remove(CANCEL)
                 peak = drive.peak
     peak["driver"] = peak_memory_mb()
     ids = (spec.id for spec in manifest.edits if only is None or spec.id in only)

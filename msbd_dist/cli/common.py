@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from msbd_dist.batch.manifest import Manifest
     from msbd_dist.core.spec import ModelSpec
 
-out_console = Console(soft_wrap=True)
+WIDE = 200  # columns where nobody looks: in a pipe
+
+out_console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 console = Console(stderr=True, soft_wrap=True)
 
 Models = Annotated[
