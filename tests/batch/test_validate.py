@@ -319,3 +319,17 @@ def test_init_needs_a_folder_of_pictures(tmp_path: Path, msbd: Msbd) -> None:
     assert "without folders" in msbd("init", tmp_path, "--name", "../jobs.yaml")[2]
     with pytest.raises(InputError, match="is not a folder"):
         starter(tmp_path / "i.png", "jobs.yaml")
+
+
+@pytest.mark.parametrize("verb", ["validate", "init", "schema"])
+def test_help_has_an_example(verb: str, msbd: Msbd) -> None:
+    code, out, _ = msbd(verb, "--help")
+    assert code == 0
+    assert f"Example: msbd {verb}" in out
+
+
+def test_schema_prints_what_is_published(msbd: Msbd) -> None:
+    code, out, _ = msbd("schema")
+    assert code == 0
+    assert out == (JOBS.parent / "docs/manifest.schema.json").read_text()
+    assert msbd("schema", "--markdown")[1].startswith("### Keys of an edit")
