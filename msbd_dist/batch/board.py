@@ -250,7 +250,7 @@ class Board:
             seconds_left=left / self.workers if self.workers and measured else None,
             workers=self.workers,
             busy=min(self._busy / (self.workers * at_work), 1.0)
-            if self.workers and at_work > 1
+            if self.workers and at_work > 1 and measured
             else None,
             looked=self.looked,
             doing=tuple(map(self._doing, self._working)),
