@@ -240,6 +240,7 @@ def _print_results(result: RunResult) -> None:
         line = f"{one.id:<{widest}}  {one.state:<11}  {one.error or one.output or ''}"
         out_console.print(line.rstrip(), markup=False, highlight=False)
     if result.contact_sheet is not None:
+        out_console.print(f"page: {result.out}/report.html", markup=False, highlight=False)
         out_console.print(f"contact sheet: {result.contact_sheet}", markup=False, highlight=False)
 
 
