@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, get_args
 
 from msbd_dist.batch import page, steps
 from msbd_dist.batch.estimate import Profile
@@ -180,14 +180,15 @@ class Board:
             row = page.Row(id=result.id, state=result.state)
         return replace(row, prompt=former.prompt) if former and row.prompt is None else row
 
-    def end(self, results: Iterable[EditResult], stopped: str | None) -> None:
-        """The run has ended: nothing is worked at any more."""
+    def end(self, results: Iterable[EditResult], stopped: str | None, order: Iterable[str]) -> None:
+        """The run has ended: nothing is worked at any more. ``order`` is the manifest's, of all
+        edits."""
         self.state, self.stopped = "ended", stopped
         self._working.clear()
-        rows = self.rows
-        for result in results:  # in the manifest's order
-            row = rows.pop(result.id, None) or Row(id=result.id, state="stopped")
-            rows[result.id] = replace(row, state=result.state)
+        for result in results:
+            row = self.rows.get(result.id) or Row(id=result.id, state="stopped")
+            self.rows[result.id] = replace(row, state=result.state)
+        self.rows = {name: self.rows[name] for name in order if name in self.rows}
         self.watch.show(self.status())
 
     def profile(self) -> Profile:
@@ -197,16 +198,24 @@ class Board:
 
     # -- what is told ------------------------------------------------------------------------------
 
-    def tell(self, *, now: bool = False) -> None:
-        """Show and write how far the run is, if it is time to."""
+    def tell(self, *, now: bool = False) -> bool:
+        """Show and write how far the run is, if it is time to; whether it was shown."""
         moment = time.monotonic()
-        if now or moment - self._shown >= SHOWN:
+        shown = now or moment - self._shown >= SHOWN
+        if shown:
             self._shown = moment
             self.watch.show(self.status())
         if now or moment >= self._due:
             self.write()
         if self.state == "running" and moment >= self._page_due:
             self._write_page()
+        return shown
+
+    def counts(self) -> dict[str, int]:
+        """How many edits are in each state."""
+        counts: Counter[str] = Counter(row.state for row in self.rows.values() if row.state != "waiting")
+        counts["waiting"] = self.total - sum(counts.values())
+        return {state: counts[state] for state in get_args(EditState)}
 
     def write(self) -> None:
         """Write status.json; not before the run directory is a run's."""
@@ -229,9 +238,8 @@ class Board:
 
     def status(self) -> Status:
         """The run at this moment, without the rows of all edits."""
-        counts: Counter[EditState] = Counter(row.state for row in self.rows.values())
-        waiting = self.total - sum(counts.values())
-        counts["waiting"] = waiting
+        counts = self.counts()
+        waiting = counts["waiting"]
         left = sum(self._seconds_left(known) for known in self._known.values())
         unknown = max(waiting - sum(name not in self.rows for name in self._known), 0)
         costs = [known.total for known in self._known.values()]

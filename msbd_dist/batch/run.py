@@ -198,7 +198,7 @@ def run_manifest(
     peak["driver"] = peak_memory_mb()
     ids = (spec.id for spec in manifest.edits if only is None or spec.id in only)
     ordered = tuple(results.get(id_) or EditResult(id=id_, state="stopped") for id_ in ids)
-    board.end(ordered, stop.reason)
+    board.end(ordered, stop.reason, (spec.id for spec in manifest.edits))
     known = load_run(files) is not None
     if known:
         board.write()
@@ -320,7 +320,8 @@ class Drive:
                 for result in chain(self._admit(), self._step()):
                     self._ahead.ended(result)
                     yield result
-                self._board.tell()
+                if self._board.tell():
+                    self._pool.show(self._board.counts())
                 self._journal.write()
             yield from self._wind_up()
             self._journal.write(now=True)

@@ -60,7 +60,7 @@ class Status:
     began: float
     now: float
     total: int  # edits
-    counts: Mapping[EditState, int]
+    counts: Mapping[str, int]  # by state
     share: float = 0.0
     seconds_left: float | None = None
     workers: int = 0

@@ -93,7 +93,7 @@ def test_the_file_has_the_row_of_each_edit_in_the_manifest_s_order(tmp_path: Pat
     assert "taking in 25 %" in in_a_line(board.status())
     done = EditResult(id="a", state="done", output="a.png")
     board.finish(done)
-    board.end([done, EditResult(id="b", state="stopped"), late], "cancelled")
+    board.end([done, EditResult(id="b", state="stopped"), late], "cancelled", "abc")
     board.write()
     status = load_status(open_files(tmp_path))
     assert [(row.id, row.state) for row in status.edits] == [
