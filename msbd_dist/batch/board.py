@@ -213,7 +213,9 @@ class Board:
 
     def counts(self) -> dict[str, int]:
         """How many edits are in each state."""
-        counts: Counter[str] = Counter(row.state for row in self.rows.values() if row.state != "waiting")
+        counts: Counter[str] = Counter(
+            row.state for row in self.rows.values() if row.state != "waiting"
+        )
         counts["waiting"] = self.total - sum(counts.values())
         return {state: counts[state] for state in get_args(EditState)}
 
