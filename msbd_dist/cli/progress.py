@@ -63,12 +63,13 @@ class Lines:
 
     def __init__(self, *, quiet: bool, every: float) -> None:
         self._quiet, self._every = quiet, every
-        self._last = time.monotonic()
+        self._last, self._state = time.monotonic(), "looking"
 
     def show(self, status: Status) -> None:
         now = time.monotonic()
-        if now - self._last >= self._every and status.state != "ended":
-            self._last = now
+        due = now - self._last >= self._every or status.state != self._state
+        if due and status.state != "ended":
+            self._last, self._state = now, status.state
             console.print(in_a_line(status), markup=False, highlight=False)
 
     def wait_for(self, process: int) -> None:

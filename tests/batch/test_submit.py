@@ -70,7 +70,7 @@ def test_shared_paths_and_urls_are_sent_as_names(make_manifest: MakeManifest, in
     manifest = make_manifest({"output": "done.png"}, {"image": "s3://bucket/i.tif"})
     package = pack(manifest, str(inputs / "run"), shared=True)
     assert not package.files
-    assert package.manifest == manifest
+    assert list(package.manifest.edits) == list(manifest.edits)
     elsewhere = make_manifest({"image": "s3://b/i.tif", "mask": "s3://b/m.png"})
     assert not pack(elsewhere, OUT).files
 

@@ -190,7 +190,8 @@ def test_the_report_is_written_anew(msbd: Msbd, folder: Path) -> None:
     (folder / "run/report.json").unlink()
     code, out, _ = msbd("report", "run")
     assert code == 0
-    assert Path(out.strip()).is_file()
+    assert [Path(line).name for line in out.split()] == ["report.html", "contact-sheet.png"]
+    assert all(Path(line).is_file() for line in out.split())
     entries = json.loads((folder / "run/report.json").read_text())["edits"]
     assert [entry["state"] for entry in entries] == ["kept", "kept", "failed", "failed"]
 

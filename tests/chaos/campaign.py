@@ -32,7 +32,7 @@ import psutil  # type: ignore[import-untyped]
 import yaml
 
 from msbd_dist.batch.manifest import read_manifest
-from msbd_dist.batch.record import load_edit, load_run
+from msbd_dist.batch.record import StoredEdits, load_edit
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.ledger import Ledger
@@ -66,9 +66,7 @@ def write_manifest(folder: Path, edits: dict[str, dict[str, Any]] | None = None)
 
 def edits_of(out: str | Path) -> list[str]:
     """Which edits a run has."""
-    record = load_run(open_files(out))
-    assert record is not None
-    return list(record.plans)
+    return [spec.id for spec in StoredEdits(open_files(out))]
 
 
 def digests(out: str | Path) -> dict[str, str]:
