@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from campaign import campaign
 
 from msbd_dist.batch.manifest import Manifest
 
 
+@pytest.mark.long
 def test_a_few_faults_change_nothing(
     one_edit: Manifest, quiet_one: dict[str, str], tmp_path: Path
 ) -> None:
