@@ -15,7 +15,16 @@ from typing import Protocol, get_args
 from msbd_dist.batch import page, steps
 from msbd_dist.batch.estimate import Profile
 from msbd_dist.batch.record import EditResult
-from msbd_dist.batch.status import Doing, EditState, Row, RunState, Status, save_status
+from msbd_dist.batch.status import (
+    FAILED,
+    FINISHED,
+    Doing,
+    EditState,
+    Row,
+    RunState,
+    Status,
+    save_status,
+)
 from msbd_dist.canvas.files import Files
 from msbd_dist.canvas.ledger import Facts
 from msbd_dist.core.plan import Plan, Task
@@ -241,9 +250,9 @@ class Board:
     def status(self) -> Status:
         """The run at this moment, without the rows of all edits."""
         counts = self.counts()
-        waiting = counts["waiting"]
         left = sum(self._seconds_left(known) for known in self._known.values())
-        unknown = max(waiting - sum(name not in self.rows for name in self._known), 0)
+        ended = sum(counts[state] for state in (*FINISHED, *FAILED))
+        unknown = max(self.total - ended - len(self._known), 0)  # of which no plan is known
         costs = [known.total for known in self._known.values()]
         mean = sum(costs) / len(costs) if costs else 0.0
         left += unknown * mean * self._rate("")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from msbd_dist.batch.record import EditRecord, load_edit
+from msbd_dist.batch.record import EditRecord, load_edit, load_run
 from msbd_dist.batch.status import load_status
 from msbd_dist.canvas.files import Files
 from msbd_dist.canvas.ledger import Ledger
@@ -57,7 +57,10 @@ def record_of(out: Files, edit: str, *, missing_ok: bool = False) -> EditRecord 
     except FileNotFoundError:
         if missing_ok:
             return None
-        raise RunError(f"{out.url}: has no edit {edit!r} that has begun; `msbd status`") from None
+        if load_run(out) is None:
+            raise RunError(f"{out.url}: holds no run; give the --out of `msbd run`") from None
+        text = f"has no edit {edit!r} that has begun; see `msbd status {out.url}`"
+        raise RunError(f"{out.url}: {text}") from None
     except ValueError:
         raise RunError(f"{out.url}/{edit}/edit.json: is damaged; run the edit again") from None
 

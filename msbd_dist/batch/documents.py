@@ -268,7 +268,7 @@ def _rows(file: TextIO, path: Path, known: Sequence[str]) -> Iterator[tuple[dict
             got = f"has {len(row)} cells and the header {len(header)}"
             raise where.error((), got, "quote cells that hold commas")
         pairs = zip(header, row, strict=False)
-        yield {key: text for key, text in pairs if text.strip()}, where
+        yield {key: text for key, text in pairs if text.strip() or key in _EMPTY}, where
 
 
 def _check_header(header: list[str], known: Sequence[str], where: Place) -> None:
@@ -282,6 +282,7 @@ def _check_header(header: list[str], known: Sequence[str], where: Place) -> None
     where.check_keys(header, known)
 
 
+_EMPTY = ("prompt",)  # of which an empty cell says something: remove what is there
 _NUMBER = re.compile(r"[-+]?(?:0|[1-9]\d*)$")
 _REAL = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$")
 

@@ -49,7 +49,7 @@ from msbd_dist.batch.report import preview, write_report, write_row
 from msbd_dist.batch.resume import results_of
 from msbd_dist.batch.status import CANCEL, FAILED, cancelled, load_status
 from msbd_dist.canvas.export import Edited
-from msbd_dist.canvas.files import Files, open_files
+from msbd_dist.canvas.files import Files, LocalFiles, open_files
 from msbd_dist.canvas.lease import Lease, LeaseLost
 from msbd_dist.canvas.ledger import Facts
 from msbd_dist.canvas.store import sweep
@@ -152,6 +152,8 @@ def run_manifest(
     launch = Launch(workers=workers, executor=executor, address=address, verify=verify)
     watch, files = watch or Silent(), open_files(out)
     started, stop, limits = time.perf_counter(), stop or Stop(), limits or Limits()
+    if isinstance(files, LocalFiles) and files.path.exists() and not files.path.is_dir():
+        raise RunError(f"{files.url}: is a file; give --out a folder's name")
     load_run(files)  # a store that can't be reached is an error before any work
     card = resolve(manifest.models)
     models = steps.Models(manifest.models, card, fingerprint(card))
@@ -365,13 +367,10 @@ class Drive:
         for chore in list(self._chores):
             chore.cancel()
         until = time.monotonic() + self._stop.grace
-        while (self._pool.running or self._busy()) and time.monotonic() < until:
+        while (self._pool.running or self._chores) and time.monotonic() < until:
             if self._stop.at_once:
                 return
             yield from self._step()
-
-    def _busy(self) -> bool:
-        return any(not chore.done() for chore in self._chores)
 
     def _step(self) -> Iterator[EditResult]:
         """Take one outcome, of a task or a chore, or wait a moment for one."""
@@ -423,7 +422,8 @@ class Drive:
 
     def _enter(self, running: Running, name: str) -> Iterator[EditResult]:
         running.pending.discard(name)
-        if not running.pending and not self._stop.reason:
+        written = "export" in running.edit.ledger  # nothing is left to hand out
+        if not running.pending and (written or not self._stop.reason):
             yield from self._go_on(running)
 
     def _go_on(self, running: Running) -> Iterator[EditResult]:

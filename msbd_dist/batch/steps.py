@@ -348,7 +348,8 @@ def ingest(edit: Edit, tell: Tell, attempt: str) -> Facts:
     with suppress(FileNotFoundError, ValueError):  # what was stored of the edit as it was before
         former = load_edit(edit.files).key
         if former != record.key:
-            edit.files.remove(former)
+            for name in (former, "candidates", "previews", "tiles", "edit.html"):
+                edit.files.remove(name)
     save_edit(edit.files, record)
     save_edit(edit.work, record)
     canvas = edit.canvas(plan.stages[0], attempt)

@@ -28,7 +28,7 @@ from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ledger import Ledger
 from msbd_dist.canvas.places import content_digest
 from msbd_dist.core.plan import Stage
-from msbd_dist.core.spec import Verify
+from msbd_dist.core.spec import Verify, mask_files
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import resolve
 from msbd_dist.models.fingerprint import fingerprint
@@ -37,15 +37,23 @@ _KEY = re.compile(r"[0-9a-f]{16}")
 
 
 def export_edit(
-    out: Files, name: str, target: Path, which: Verify = "sample", **how: Any
+    out: Files,
+    name: str,
+    target: Path,
+    which: Verify = "sample",
+    *,
+    force: bool = False,
+    **how: Any,
 ) -> Verified:
     """Write a finished edit once more, as another kind of file or to another place.
 
+    What is there already is replaced only with ``force``, and never what edits of the run read.
     ``how`` are keys of an edit that say how it is written. RunError and ImageError in one line.
     """
     record = _finished(out, name)
     if record.spec.in_place:
         raise RunError(f"{name}: was made in {record.spec.source} itself; copy that")
+    _require_free(out, target.resolve(), force=force)
     spec = replace(record.spec, output=str(target.resolve()), **how)
     _require_same_image(record)
     picture = Picture.open(spec.source)
@@ -63,6 +71,15 @@ def export_edit(
         before=lambda place: found.append(verify(edited, place, which)),
     )
     return found[0]
+
+
+def _require_free(out: Files, target: Path, *, force: bool) -> None:
+    for spec in StoredEdits(out):
+        read = [spec.image] if isinstance(spec.image, str) else []
+        if str(target) in (*read, *mask_files(spec.mask)):
+            raise RunError(f"{target}: is an input of edit {spec.id}; give it another name")
+    if target.exists() and not force:
+        raise RunError(f"{target}: is there already; give it another name, or say --force")
 
 
 @dataclass(frozen=True, kw_only=True)

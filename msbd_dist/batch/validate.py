@@ -16,8 +16,10 @@ from msbd_dist.batch.manifest import Manifest, read_manifest
 from msbd_dist.batch.steps import check_edit, mask_of, target_of
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.images import Picture
+from msbd_dist.canvas.places import is_url
 from msbd_dist.core.spec import Result
 from msbd_dist.errors import ManifestError, MsbdError
+from msbd_dist.models.card import resolve
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,23 @@ def validate(path: Path, *, anywhere: bool = False) -> Checked:
         manifest = read_manifest(path, anywhere=anywhere, tell=wrong.append)
     except ManifestError as error:  # nothing of it can be understood
         return Checked(path, 0, [*map(_said, wrong), Problem(str(error), str(path))])
-    problems = [*map(_said, wrong), *_of_files(manifest)]
+    problems = [*map(_said, wrong), *_of_models(manifest), *_of_files(manifest)]
     return Checked(path, len(manifest.edits), problems)
 
 
 def _said(error: ManifestError) -> Problem:
     return Problem(str(error), error.file or "", error.line, error.key)
+
+
+def _of_models(manifest: Manifest) -> Iterator[Problem]:
+    """Models that are not there; what may be on the hub is not asked for."""
+    family = manifest.models.family
+    if is_url(family) or (family.count("/") == 1 and not Path(family).exists()):
+        return
+    try:
+        resolve(manifest.models)
+    except MsbdError as error:
+        yield Problem(f"{manifest.path}: models: {error}", str(manifest.path), None, "models")
 
 
 def _of_files(manifest: Manifest) -> Iterator[Problem]:

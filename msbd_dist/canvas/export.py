@@ -223,6 +223,8 @@ def why_no_copy(picture: Picture, target: Path | str, how: How) -> str | None:
         if how.ome_zarr not in (None, reader.kind.split()[-1]):
             return "another version is asked for"
         return ome.can_copy(reader)
+    if picture.kind.split()[0] == kind:
+        return f"a {kind} can't be changed in part"
     return "it is of another kind than the image"
 
 

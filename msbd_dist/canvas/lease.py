@@ -98,8 +98,8 @@ class Lease:
                 waiting(holder)
                 if _lives(files, epoch, holder, stale or STALE_SECONDS):
                     raise RunError(
-                        f"{out.url}: {holder.host} (process {holder.pid}) is running it; "
-                        "wait for it, or choose another --out"
+                        f"{out.url}: {holder.host.split()[0]} (process {holder.pid}) is running "
+                        "it; wait for it, or choose another --out"
                     )
             if files.create(_name(epoch + 1), _text(me)):
                 for old in range(max(epoch - 1, 0), epoch):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -28,6 +28,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    if version:
+        look.version()
+        raise typer.Exit
+
+
 for verb in (
     *(work.edit, work.run, work.resume, work.retry),
     *(jobs.submit, jobs.attach),
@@ -60,7 +73,9 @@ def main() -> NoReturn:
         if show is None:
             raise
         context = getattr(error, "ctx", None)
-        hint = f"; see `{context.command_path} --help`" if context else ""
+        words = (show() or "").rstrip(".")
+        joint = " " if words.endswith("?") else "; "
+        hint = f"{joint}see `{context.command_path} --help`" if context else ""
         if not show():  # no verb was given: the help is printed already
             sys.exit(2)
-        fail(f"{show()}{hint}", 2)
+        fail(f"{words}{hint}", 2)

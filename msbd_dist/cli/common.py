@@ -60,7 +60,9 @@ MaxFailures = Annotated[
 ]
 Deadline = Annotated[
     str | None,
-    typer.Option("--deadline", metavar="TIME", help="End after so long, e.g. 90m or 8h30m."),
+    typer.Option(
+        "--deadline", metavar="TIME", help="End after so long: seconds, or 90m, 8h30m ..."
+    ),
 ]
 Grace = Annotated[
     float, typer.Option("--grace", min=0, help="Seconds for running tasks when told to stop.")
@@ -72,6 +74,9 @@ VerifyWhat = Annotated[
 AllowLoss = Annotated[
     bool,
     typer.Option("--allow-loss", help="Write formats that can't hold all that an image has."),
+]
+ExecutorChoice = Annotated[
+    str | None, typer.Option("--executor", help="ray or serial; default: as it was started.")
 ]
 Every = Annotated[
     float,

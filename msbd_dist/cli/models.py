@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from msbd_dist.cli.common import console, out_console
-from msbd_dist.errors import InputError
+from msbd_dist.cli.common import As, console, emit, out_console, wants_json
 
 if TYPE_CHECKING:
     from msbd_dist.models.audit import Checked
@@ -21,7 +20,6 @@ app = typer.Typer(
 AllowPickle = Annotated[
     bool, typer.Option("--allow-pickle", help="Also a .pth upscaler, if it holds tensors alone.")
 ]
-Output = Annotated[str, typer.Option("--output", "-o", help="table or json.")]
 
 
 @app.command(name="list")
@@ -29,7 +27,7 @@ def list_models(
     folder: Annotated[
         Path | None, typer.Option("--folder", help="A folder that holds models, e.g. /models.")
     ] = None,
-    output: Output = "table",
+    output: As = "text",
 ) -> None:
     """List the bundled family, the models in the hub's cache, and those in a folder.
 
@@ -37,10 +35,10 @@ def list_models(
     """
     from msbd_dist.models.library import at_hand
 
-    as_json = _wants_json(output)
+    as_json = wants_json(output)
     entries = at_hand(folder)
     if as_json:
-        _print_json([asdict(entry) for entry in entries])
+        emit("models", {"models": [asdict(entry) for entry in entries]})
         return
     widest = max(len(entry.name) for entry in entries)
     for entry in entries:
@@ -53,7 +51,7 @@ def list_models(
 def check(
     name: Annotated[str, typer.Argument(help="'tiny', a folder, a file, or a hub id.")],
     allow_pickle: AllowPickle = False,
-    output: Output = "table",
+    output: As = "text",
 ) -> None:
     """Check a model without loading it: its configuration, whole safetensors files, digests.
 
@@ -61,10 +59,10 @@ def check(
     """
     from msbd_dist.models import audit
 
-    as_json = _wants_json(output)
+    as_json = wants_json(output)
     found = audit.check(name, allow_pickle=allow_pickle)
     if as_json:
-        _print_json([asdict(found)])
+        emit("models", {"models": [asdict(found)]})
     else:
         _print_checked(found)
 
@@ -89,19 +87,6 @@ def pull(
     if not console.is_terminal:
         disable_progress_bars()
     _print_checked(library.pull(id, to, revision=revision, allow_pickle=allow_pickle))
-
-
-def _wants_json(output: str) -> bool:
-    if output not in ("table", "json"):
-        raise InputError(f"--output: got {output!r}, wanted table or json")
-    return output == "json"
-
-
-def _print_json(models: list[dict[str, Any]]) -> None:
-    import json
-
-    content = {"version": 1, "kind": "models", "models": models}
-    out_console.print(json.dumps(content, indent=1), markup=False, highlight=False)
 
 
 def _print_checked(found: Checked) -> None:

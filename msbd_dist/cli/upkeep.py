@@ -78,6 +78,7 @@ def export(
     ome_zarr: Annotated[str | None, typer.Option("--ome-zarr", help="0.4 or 0.5.")] = None,
     allow_loss: AllowLoss = False,
     verify: VerifyWhat = "sample",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a finished edit as another file, from what is stored of it.
 
@@ -90,7 +91,7 @@ def export(
     _one_of("--ome-zarr", ome_zarr or "0.5", ("0.4", "0.5"))
     _one_of("--verify", verify, ("sample", "full", "off"))
     how: dict[str, Any] = {"tiff": tiff, "ome_zarr": ome_zarr, "allow_loss": allow_loss}
-    found = export_edit(open_files(out), edit, file, cast("Verify", verify), **how)
+    found = export_edit(open_files(out), edit, file, cast("Verify", verify), force=force, **how)
     text = f"{file} ({found.compared:,} of {found.pixels:,} pixels compared)"
     out_console.print(text, markup=False, highlight=False)
 

@@ -19,6 +19,7 @@ from msbd_dist.cli.common import (
     Deadline,
     Device,
     Every,
+    ExecutorChoice,
     ExecutorName,
     FailFast,
     Grace,
@@ -159,6 +160,7 @@ def run(
 def resume(
     out: Out,
     workers: Workers = None,
+    executor: ExecutorChoice = None,
     address: Address = None,
     fail_fast: FailFast = False,
     max_failures: MaxFailures = None,
@@ -177,6 +179,7 @@ def resume(
         out,
         None,
         workers=workers,
+        executor=executor,
         address=address,
         grace=grace,
         max_failures=0 if fail_fast else max_failures,
@@ -193,6 +196,7 @@ def retry(
         bool, typer.Option("--quarantined", help="All that were set aside: they killed workers.")
     ] = False,
     workers: Workers = None,
+    executor: ExecutorChoice = None,
     address: Address = None,
     grace: Grace = 30.0,
     every: Every = EVERY,
@@ -210,11 +214,25 @@ def retry(
     if not only:
         console.print("nothing to do: no edit is in that state", highlight=False)
         return
-    _resume(out, only, workers=workers, address=address, grace=grace, every=every)
+    _resume(
+        out,
+        only,
+        workers=workers,
+        executor=executor,
+        address=address,
+        grace=grace,
+        every=every,
+    )
 
 
 def _resume(
-    out: str, only: Collection[str] | None, *, workers: int | None, address: str | None, **how: Any
+    out: str,
+    only: Collection[str] | None,
+    *,
+    workers: int | None,
+    executor: str | None,
+    address: str | None,
+    **how: Any,
 ) -> None:
     from msbd_dist.batch.resume import stored_run
     from msbd_dist.canvas.files import open_files
@@ -224,7 +242,7 @@ def _resume(
         manifest,
         out,
         workers=workers or launch.workers,
-        executor=launch.executor,
+        executor=executor or launch.executor,
         address=address or launch.address,
         verify=launch.verify,
         only=only,
@@ -282,7 +300,8 @@ def _run(
         )
     if result.stopped:
         left = sum(e.state == "stopped" for e in result.edits)
-        text = f"{result.stopped}: {left} edits are not finished; the same command continues"
+        count = "1 edit is" if left == 1 else f"{left} edits are"
+        text = f"{result.stopped}: {count} not finished; the same command continues"
         console.print(text, style="yellow", markup=False, highlight=False)
     if single and result.exit_code:
         return result

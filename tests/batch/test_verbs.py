@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from quick import FAST, draw_inputs, manifest_of, pixels
 
 from msbd_dist import cli
+from msbd_dist.batch import steps
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.record import load_edit
-from msbd_dist.batch.run import RunResult, begin_edit, failed, run_manifest, set_aside
-from msbd_dist.batch.status import Status, as_json
+from msbd_dist.batch.run import RunResult, Stop, begin_edit, failed, run_manifest, set_aside
+from msbd_dist.batch.status import Status, as_json, load_status
 from msbd_dist.batch.steps import Edit, Models, prepare
 from msbd_dist.canvas.files import open_files
 from msbd_dist.core.spec import ModelSpec, Result
@@ -77,6 +79,40 @@ def test_an_edit_goes_on_from_another_one_s_result(folder: Path) -> None:
     first, second = pixels(folder / "run/e0/output.png"), pixels(folder / "run/e1/output.png")
     assert np.count_nonzero(second[~mask] != first[~mask]) == 0
     assert (second[mask] != first[mask]).any()
+
+
+def test_a_run_that_is_stopped_tells_of_what_was_written_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_inputs(tmp_path)
+    manifest, stop = manifest_of(tmp_path, FAST, FAST), Stop()
+    whole = steps.export
+
+    def export(*arguments: Any) -> Any:
+        stop.ask("interrupted", 130)
+        return whole(*arguments)
+
+    monkeypatch.setattr(steps, "export", export)
+    result = run_manifest(manifest, tmp_path / "run", executor="serial", stop=stop)
+    assert [one.state for one in result.edits] == ["done", "stopped"]
+    status = load_status(open_files(tmp_path / "run"))
+    assert status.counts["done"] == status.counts["stopped"] == 1
+    assert 0 < status.share < 1
+
+
+def test_what_is_made_anew_leaves_nothing_of_what_it_was(tmp_path: Path) -> None:
+    draw_inputs(tmp_path)
+    for prompt in ("a red star", "a blue ring"):
+        manifest = manifest_of(tmp_path, {**FAST, "prompt": prompt})
+        run_manifest(manifest, tmp_path / "run", executor="serial")
+    assert len(list((tmp_path / "run/e0/candidates").iterdir())) == 2
+    assert len([p for p in (tmp_path / "run/e0").iterdir() if (p / "ledger").is_dir()]) == 1
+
+
+def test_an_out_that_is_a_file_is_refused_at_once(msbd: Msbd) -> None:
+    code, _, err = msbd("run", "manifest.yaml", "--out", "image.png")
+    assert code == 2
+    assert "image.png: is a file; give --out a folder's name" in err
 
 
 def test_status_says_what_has_become_of_each_edit(msbd: Msbd) -> None:
@@ -151,6 +187,9 @@ def test_a_finished_edit_is_written_as_another_kind_of_file(msbd: Msbd, folder: 
         (("e0", "e0.gif"), ".png"),
         (("e2", "e2.png"), "has no edit 'e2' that has begun"),
         (("e0", "a.tif", "--tiff", "best"), "wanted auto, copy"),
+        (("e0", "image.png", "--force"), "is an input of edit e0"),
+        (("e1", "run/e0/output.png"), "is there already"),
+        (("e0", "mask.png"), "is an input of edit"),
     ):
         code, _, err = msbd("export", "run", *arguments)
         assert code == 2
