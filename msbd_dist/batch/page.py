@@ -215,7 +215,7 @@ def commands(edit: Edit, run: RunRecord) -> Iterable[list[str]]:
     else:
         manifest = Path(run.manifest)
         place = run.manifest if is_url(run.manifest) else str(manifest.absolute())
-        yield ["msbd", "run", place, "--out", out, *chosen]
+        yield ["msbd", "run", place, "--out", f"{out}-again", *chosen]
     yield ["msbd", "verify", out, edit.id]
 
 

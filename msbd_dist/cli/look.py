@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -140,19 +141,25 @@ def _print_plan(found: Plan) -> None:
             f"{found.decoder_passes(stage):,}",
         )
     out_console.print(table)
+    box = found.bbox
     out_console.print(
-        f"region {found.stages[-1].region.size} px about mask {found.bbox}; at most "
-        f"{found.stored_bytes / 1e6:,.0f} MB stored beside the picture; plan {found.digest}",
+        f"region {found.stages[-1].region.size} px about the mask's box [{box.x0}, {box.y0}, "
+        f"{box.width}, {box.height}]; at most {_megabytes(found.stored_bytes)} stored beside the "
+        f"picture; plan {found.digest}",
         markup=False,
         highlight=False,
     )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.{0 if count >= 10_000_000 else 1}f} MB"
 
 
 def _print_total(total: dict[str, Any], price: float) -> None:
     text = (
         f"\n{total['edits']} edits: {total['denoiser_calls']:,} denoiser calls, "
         f"{total['decoder_passes']:,} decoder passes, at most "
-        f"{total['stored_bytes'] / 1e6:,.0f} MB stored"
+        f"{_megabytes(total['stored_bytes'])} stored"
     )
     if "hours" in total:
         text += (
@@ -267,7 +274,8 @@ def describe(
     stages = found.pop("stages", [])
     for key, value in found.items():
         if key not in ("version", "kind") and value is not None:
-            out_console.print(f"{key:<16} {value}", markup=False, highlight=False)
+            text = value if isinstance(value, str) else json.dumps(value)
+            out_console.print(f"{key:<16} {text}", markup=False, highlight=False)
     table = Table("stage", "size", "segments", "tasks", box=None)
     for stage in stages:
         tasks = ", ".join(

@@ -244,7 +244,7 @@ def test_an_edits_page_has_all_of_it(edit: Watched, out: Path) -> None:
     driver = sum(entry["seconds"]["driver"].values())
     assert entry["seconds"]["work"] == pytest.approx(sum(ledgered) + driver, abs=0.01)
     commands = page.locator("pre").all_inner_texts()
-    assert commands[0] == f"msbd run {out.parent}/manifest.yaml --out '{out}'"
+    assert commands[0] == f"msbd run {out.parent}/manifest.yaml --out '{out}-again'"
     assert commands[1] == f"msbd verify '{out}' e0"
     table = page.locator("section[aria-labelledby=do-it-again]").inner_text()
     assert [str(entry[key]) in table for key in ("seed", "plan", "sha256", "models")] == [True] * 4
