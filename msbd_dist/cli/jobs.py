@@ -128,6 +128,7 @@ def cancel_submitted(job: str, address: str, grace: float | None) -> NoReturn:
 def _follow(job: str, address: str) -> NoReturn:
     from msbd_dist.batch.submit import attach as follow
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as `run` does, started by whomever
     try:
         ended = follow(job, address, _log)
     except KeyboardInterrupt:

@@ -291,7 +291,7 @@ def test_a_job_is_submitted_followed_left_cancelled_and_continued(
     assert (cancelled.returncode, cancelled.stdout) == (0, f"{job}  cancelled  {out}\n")
     code, said, err = ended(follower)
     assert (code, said) == (CANCELLED, f"{job}  cancelled  {out}\n")
-    assert "told to stop: 1 edits are not finished" in err
+    assert "told to stop: 1 edit is not finished" in err
 
     code, said, err = ended(head.msbd(*begin))
     assert code == 0, err
