@@ -1,1 +1,1 @@
-"""How fast: the final stage, a worker's start, memory; on the CPU, and on CUDA where there is one."""
+"""How fast: the final stage, how a worker starts, and memory; on CUDA too where there is one."""

@@ -49,15 +49,15 @@ class Prepared:
         task = Task(NAME, self.stage.index, kind, tuple(slots))
         versions = versions_of(Ledger(self.out / self.work / "ledger"), self.plan, self.stage)
         attempt = Attempt(f"9.{next(self._attempts)}")
-        _wait(worker.device)
+        _wait()
         began = time.perf_counter()
         worker.run(Order(task, self.work, versions), attempt, beat=lambda: None)
-        _wait(worker.device)
+        _wait()
         return time.perf_counter() - began
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
+def _wait() -> None:
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 

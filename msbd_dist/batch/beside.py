@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -64,7 +65,7 @@ class ReadAhead(Generic[Key, Value]):
         self, reader: ThreadPoolExecutor, read: Callable[[Key], Value], keys: Sequence[Key]
     ) -> None:
         self._reader, self._read = reader, read
-        self._next = dict(zip(keys, keys[1:], strict=False))
+        self._next = dict(pairwise(keys))
         self._begun: dict[Key, Future[Value]] = {}
 
     def __call__(self, key: Key) -> Value:

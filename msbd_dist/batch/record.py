@@ -35,7 +35,7 @@ from msbd_dist.errors import MsbdError, RunError
 ExecutorKind = Literal["ray", "serial"]
 EDITS = "edits.jsonl"
 QUARANTINE = "quarantine.json"  # beside an edit's record: it kills workers, and is not tried again
-SCHEMA = 3  # goes up when the code makes other bytes, or stores them otherwise, for equal records
+SCHEMA = 4  # goes up when the code makes other bytes, or stores them otherwise, for equal records
 THREADS = 1  # intra-op threads per worker, equal everywhere: bytes depend on it
 PACKAGES = (
     "msbd_dist", "torch", "diffusers", "transformers", "open_clip_torch", "spandrel", "ray",
@@ -119,6 +119,12 @@ class WorkerSpec:
         from msbd_dist.batch.worker import TaskWorker  # imports torch
 
         return TaskWorker(self)
+
+    def prepare(self) -> None:
+        """Import what every task needs, before the first one comes."""
+        with suppress(ImportError):  # is told by the task that needs it
+            import msbd_dist.batch.worker
+            import msbd_dist.models.latent  # noqa: F401
 
 
 @dataclass(frozen=True, kw_only=True)

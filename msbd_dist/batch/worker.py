@@ -175,7 +175,7 @@ class TaskWorker:
         facts: Facts = {}
         size = max(1, -(-len(task.slots) // parts))
         if self._models.device.type == "cpu":
-            size = 1  # nothing is gained by more, and so bytes don't depend on the pieces
+            size = 1  # a batch gains little there, and so bytes don't depend on the pieces
         pieces = deque(task.slots[i : i + size] for i in range(0, len(task.slots), size))
         while pieces:
             piece = pieces.popleft()
@@ -563,8 +563,12 @@ def stage_mask(canvas: Canvas, stage: Stage, window: Box) -> Bools:
 
 def _noise(fields: Sequence[NoiseField], boxes: Sequence[Box], device: torch.device) -> Noise:
     def draw(name: Draw) -> torch.Tensor:
-        parts = [field.box(name, box) for field, box in zip(fields, boxes, strict=True)]
-        return torch.stack(parts).to(device)
+        noise = torch.stack(
+            [field.box(name, box) for field, box in zip(fields, boxes, strict=True)]
+        )
+        if device.type == "cuda":  # what is pinned is copied without waiting for the device
+            return noise.pin_memory().to(device, non_blocking=True)
+        return noise
 
     return draw
 
