@@ -1,4 +1,4 @@
-"""Peak memory of each kind of task, at the size of Stable Diffusion 1.4, each in a fresh process."""
+"""Peak memory of each kind of task at the size of Stable Diffusion 1.4, each in a fresh process."""
 
 from __future__ import annotations
 
