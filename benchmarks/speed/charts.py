@@ -47,7 +47,7 @@ def _svg(figure: Any) -> str:
 def stacked(rows: Mapping[str, Mapping[str, float]], *, unit: str) -> str:
     """A bar for each row, made of its parts, the first row on top; their sums beside them."""
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
-    columns = min(4, len(names))
+    columns = min(3, len(names))
     with _figure(0.45 * len(rows) + 0.9 + 0.3 * -(-len(names) // columns)) as (figure, axes):
         labels, left = list(rows), [0.0] * len(rows)
         for name in names:
@@ -67,7 +67,8 @@ def bars(rows: Mapping[str, Mapping[str, float]], *, unit: str) -> str:
         low = [rows[label]["median"] - rows[label]["min"] for label in labels]
         high = [rows[label]["max"] - rows[label]["median"] for label in labels]
         axes.barh(labels, medians, height=0.62, color=COLOURS[0])
-        axes.errorbar(medians, labels, xerr=[low, high], fmt="none", ecolor=INK, capsize=3)
+        if any(low + high):
+            axes.errorbar(medians, labels, xerr=[low, high], fmt="none", ecolor=INK, capsize=3)
         _finish(axes, labels, [rows[label]["max"] for label in labels], unit, medians)
         return _svg(figure)
 
