@@ -32,7 +32,7 @@ class Together(TaskWorker):
         return self._soundly(scene, task.kind, task.slots)
 
 
-def measure(folder: Path, models: ModelSpec, *, rounds: int = 3) -> dict[str, Any]:
+def measure(folder: Path, models: ModelSpec, *, rounds: int = 5) -> dict[str, Any]:
     """All numbers of the final stage; seconds are those of one segment."""
     prepared = prepare(folder, models)
     worker = TaskWorker(prepared.spec)

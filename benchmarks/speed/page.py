@@ -183,13 +183,13 @@ def _together(batches: Found) -> str:
         return ""
     size = max(batches["together"], key=int)
     alone, batch = (batches[way][size] for way in ("one by one", "together"))
-    gained = 1 - batch["seconds"]["median"] / alone["seconds"]["median"]
-    unet = 1 - batch["models"]["denoise"] / alone["models"]["denoise"]
+    whole = batch["seconds"]["median"] / alone["seconds"]["median"]
+    unet = batch["models"]["denoise"] / alone["models"]["denoise"]
     return (
         "**One by one.** On a CPU a worker gives segments to the models one at a time, because "
         "the last bits of a result change with the batch, and bytes must not depend on how a "
-        f"task was cut. As one batch of {size} the UNet takes {percent(unet)} less time, and the "
-        f"whole task {percent(gained)} less: the price of equal bytes."
+        f"task was cut. As one batch of {size} the UNet takes {percent(unet)} of that time, and "
+        f"the whole task {percent(whole)}: that is the price of equal bytes."
     )
 
 
