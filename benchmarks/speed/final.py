@@ -128,6 +128,7 @@ def against_plain(
     return {
         "ours": spread(seconds["ours"]),
         "enlarging": spread(enlarging),
+        "without_enlarging": spread(same),
         **{
             kind: {
                 "seconds": spread(seconds[kind]),

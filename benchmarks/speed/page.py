@@ -196,9 +196,9 @@ def _together(batches: Found) -> str:
 def plain(part: Found) -> tuple[str, dict[str, str]]:
     compared = part["against_plain"]
     ours, enlarging = compared["ours"], compared["enlarging"]
-    others = {k: v for k, v in compared.items() if k not in ("ours", "enlarging")}
+    others = {name: one for name, one in compared.items() if "same_work" in one}
     rows = {
-        "this program, without enlarging": _less(ours, enlarging),
+        "this program, without enlarging": compared["without_enlarging"],
         **{f"diffusers, {name}": other["seconds"] for name, other in others.items()},
         "this program, all of it": ours,
     }
@@ -223,10 +223,6 @@ def plain(part: Found) -> tuple[str, dict[str, str]]:
         where(part),
     )
     return text, {"plain": bars(rows, unit="seconds of a segment")}
-
-
-def _less(ours: Mapping[str, float], enlarging: Mapping[str, float]) -> dict[str, float]:
-    return {name: ours[name] - enlarging[name] for name in ours}
 
 
 def denoiser(part: Found) -> tuple[str, dict[str, str]]:
