@@ -27,6 +27,7 @@ from msbd_dist.batch.page import (
     write_edit,
     write_page,
 )
+from msbd_dist.batch.patch import Patch
 from msbd_dist.batch.record import EditResult, load_edit, load_run
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.batch.single import edit_manifest
@@ -385,7 +386,7 @@ def test_where_a_large_edit_has_no_tiles_of_its_own_pixels_smaller_ones_are_show
     shutil.copytree(out, tmp_path / "copy")
     edit = opened(tmp_path / "copy")
     plan = edit.record.plan
-    patch = steps.Patch(edit.canvas(plan.final), np.dtype(edit.record.dtype))
+    patch = Patch(edit.canvas(plan.final), np.dtype(edit.record.dtype))
     show(edit, Edited(edit.picture, plan.bbox, patch, patch))
     write_edit(edit)
     with tab(browser) as watched:
