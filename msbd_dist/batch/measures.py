@@ -6,9 +6,9 @@ Of every edit of a run they are taken by a worker, where the edit is stored, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -167,7 +167,13 @@ def rounded(values: Values) -> Values:
     return {key: None if value is None else float(f"{value:.4g}") for key, value in values.items()}
 
 
-def table(values: dict[str, Any]) -> list[dict[str, str]]:
+def most_visible(values: Mapping[str, float | None]) -> float | None:
+    """The largest of the ratios that say how far borders show; None where there is none."""
+    found = (values.get(key) for key in ("seam_ratio", "edge_gradient", "edge_colour"))
+    return max((ratio for ratio in found if ratio is not None), default=None)
+
+
+def table(values: Mapping[str, float | None]) -> list[dict[str, str]]:
     """Measures as people read them: rows with "label", "says", "after" and "before"."""
     return [
         {

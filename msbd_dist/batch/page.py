@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from msbd_dist.batch.measures import table
+from msbd_dist.batch.measures import most_visible, table
 from msbd_dist.batch.record import EditResult, RunRecord, load_run
 from msbd_dist.batch.results import PAGE, THUMB, candidate_name, entry, finished
 from msbd_dist.batch.status import EditState
@@ -54,6 +54,7 @@ class Row:
     prompt: str | None = None
     share: float | None = None  # of a running edit: how much is done, 0 to 1
     score: float | None = None  # of the chosen candidate
+    borders: float | None = None  # how far they show: the most of seams and the mask's edge
     seconds: float | None = None  # of work, on workers and in the driver, added up
     error: str | None = None
     thumb: str | None = None  # relative to the run directory
@@ -73,6 +74,7 @@ def row_from(found: dict[str, Any], spec: EditSpec | None = None) -> Row:
         state=found["state"],
         prompt=spec.prompt if spec else found.get("prompt"),
         score=scores[found["chosen"]] if scores else None,
+        borders=most_visible(found.get("measures", {})),
         seconds=found["seconds"]["work"] if "seconds" in found else None,
         error=found.get("error"),
         thumb=found.get("thumb"),

@@ -101,7 +101,8 @@ def test_every_kind_of_stage_and_task_was_there(quiet: tuple[Manifest, RunResult
     assert [stage.kind for stage in plan.stages] == ["base", "whole", "segmented"]
     assert len(plan.final.segments) > 2
     kinds = {(t.stage, t.kind) for t in plan.tasks("e0")}
-    assert kinds == {(s, k) for s in range(3) for k in ("denoise", "fit", "decode", "compose")}
+    made = {(s, k) for s in range(3) for k in ("denoise", "fit", "decode", "compose")}
+    assert kinds == made | {(2, "measure")}
 
 
 def test_a_run_leaves_its_record_candidates_previews_and_a_contact_sheet(
