@@ -17,6 +17,7 @@ from quick import FAST, draw_inputs, manifest_of, pixels
 from shown import EVIL, SHORT, Watched, chromium, screenshot, tab
 
 from msbd_dist.batch import steps, tiles
+from msbd_dist.batch.measures import MEASURES
 from msbd_dist.batch.page import (
     Row,
     as_json,
@@ -236,6 +237,15 @@ def test_an_edits_page_has_all_of_it(edit: Watched, out: Path) -> None:
     images = page.locator("figure img")
     assert images.count() == 3 + 3  # candidates and stages
     assert images.evaluate_all("all => Promise.all(all.map(i => i.decode())).then(() => true)")
+    measures = page.locator("section[aria-labelledby=measures] tbody tr")
+    assert measures.count() == len(MEASURES)
+    rows = dict(zip([one.key for one in MEASURES], measures.all_inner_texts(), strict=True))
+    assert entry["measures"]["changed_outside"] == 0
+    assert f"{entry['measures']['edge_colour']:.2f}" in rows["edge_colour"]
+    assert f"{entry['measures']['edge_colour_before']:.2f}" in rows["edge_colour"]
+    shown = json.loads((out / "e0/tiles/index.json").read_text())
+    assert entry["measures"]["seam_ratio"] == shown["seams"]["overall"]
+    assert entry["measures"]["clip"] > 0
     losses = page.get_by_role("img", name=re.compile(r"Stage \d: loss from .* in 1 step"))
     assert losses.count() == 3
     times = page.locator(".times").inner_text()
