@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from msbd_dist.models.measures import Lpips
 
-TILE = 512  # pixels along each edge, at most, of what is compared together
-TILES = 64  # of them at most, spread evenly
+TILE = 256  # pixels along each edge, at most, of what is compared together
+TILES = 128  # of them at most, spread evenly
 BEFORE = "_before"  # ends the names of what the picture had before
 
 Values = dict[str, float | None]
