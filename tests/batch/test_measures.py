@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,3 +152,9 @@ def test_people_read_all_measures() -> None:
 def test_the_most_visible_border() -> None:
     assert most_visible({"seam_ratio": 1.2, "edge_gradient": None, "edge_colour": 1.5}) == 1.5
     assert most_visible({"psnr": 12.0}) is None
+
+
+def test_the_manual_has_all_measures() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "measures.md").read_text()
+    assert [one.key for one in MEASURES if f"| `{one.key}` |" not in manual] == []
+    assert f"{TILES} tiles of {TILE} pixels" in manual

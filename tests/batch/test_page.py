@@ -17,6 +17,7 @@ from quick import FAST, draw_inputs, manifest_of, pixels
 from shown import EVIL, SHORT, Watched, chromium, screenshot, tab
 
 from msbd_dist.batch import steps, tiles
+from msbd_dist.batch.compare import measure
 from msbd_dist.batch.measures import MEASURES
 from msbd_dist.batch.page import (
     Row,
@@ -262,6 +263,15 @@ def test_an_edits_page_has_all_of_it(edit: Watched, out: Path) -> None:
     for name in page.locator("a").evaluate_all("all => all.map(a => a.getAttribute('href'))"):
         assert (out / "e0" / name).exists(), name
     edit.check()
+
+
+def test_measures_of_a_run_are_those_of_its_files(out: Path) -> None:
+    (entry, _) = json.loads((out / "report.json").read_text())["edits"]
+    image, mask = (str(out.parent / name) for name in ("image.png", "mask.png"))
+    output = str(out / "e0" / "output.png")
+    found = measure(image, output, mask, prompt=SHORT, models=ModelSpec())
+    assert found.exact
+    assert found.measures == pytest.approx(entry["measures"], abs=1e-3)
 
 
 def test_the_slider_moves_and_every_pixel_is_the_outputs(edit: Watched, out: Path) -> None:
