@@ -210,7 +210,7 @@ def _judged(
     import torch
 
     from msbd_dist.models.bundle import load
-    from msbd_dist.models.measures import lpips_weights
+    from msbd_dist.models.likeness import lpips_weights
 
     loaded, missing = load(resolve(models), device=models.device), dict[str, str]()
     values = likeness(sides, other, lpips=loaded.lpips, device=loaded.device)

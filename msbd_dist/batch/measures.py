@@ -23,7 +23,7 @@ from msbd_dist.core.quality import measured
 if TYPE_CHECKING:
     import torch
 
-    from msbd_dist.models.measures import Lpips
+    from msbd_dist.models.likeness import Lpips
 
 TILE = 256  # pixels along each edge, at most, of what is compared together
 TILES = 128  # of them at most, spread evenly
@@ -102,7 +102,7 @@ def likeness(sides: Sides, other: Window, *, lpips: Lpips | None, device: torch.
     """
     import torch
 
-    from msbd_dist.models.measures import Likeness
+    from msbd_dist.models.likeness import Likeness
 
     found = Likeness(lpips, device=device)
     for tile in spread(sides.bbox):

@@ -15,7 +15,7 @@ from msbd_dist.models.sources import nearest
 
 if TYPE_CHECKING:
     from msbd_dist.models.latent import LatentModel
-    from msbd_dist.models.measures import Lpips
+    from msbd_dist.models.likeness import Lpips
     from msbd_dist.models.rerank import Scorer
     from msbd_dist.models.upscale import Upscaler
 
@@ -78,7 +78,7 @@ class Models:
     @cached_property
     def lpips(self) -> Lpips | None:
         """LPIPS, where its weights are on this machine."""
-        from msbd_dist.models.measures import load_lpips
+        from msbd_dist.models.likeness import load_lpips
 
         return load_lpips(device=self.device)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from msbd_dist.errors import ModelError
-from msbd_dist.models.measures import Likeness, load_lpips, lpips_weights
+from msbd_dist.models.likeness import Likeness, load_lpips, lpips_weights
 
 CPU = torch.device("cpu")
 
