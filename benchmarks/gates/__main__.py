@@ -2,8 +2,8 @@
 
     python -m benchmarks.gates [-o FILE] [--page FILE] [--picture FILE]
 
-Makes each case of `benchmarks.gates.edits` intact and under each fault, on one thread, and measures
-all gates. Prints which gates catch which fault; an intact edit that a gate does not pass, a fault
+Makes each case of `benchmarks.gates.edits` intact, and under each fault of a part that it has, on
+one thread, and measures all gates. Prints which gates catch which fault; an intact edit that a gate does not pass, a fault
 that no gate catches and a gate that catches no fault make the exit code 1. ``-o`` writes the
 numbers as JSON, ``--page`` the tables at the end of a page, ``--picture`` an overview as JPEG.
 """
@@ -56,13 +56,14 @@ def measured(
 ) -> tuple[Values, dict[str, Values], dict[tuple[str, str | None], Image]]:
     """The intact values, those under each fault, and pictures by case and fault."""
     intact = whole(house.values(None))
-    shown = {fault.case for fault in FAULTS.values()}
+    shown = {fault.cases[0] for fault in FAULTS.values()}
     pictures = {(case, None): picture for case in shown if (picture := house.picture(case, None))}
     faults = {}
     for name, fault in FAULTS.items():
         faults[name] = whole(house.values(name))
-        if (picture := house.picture(fault.case, name)) is not None:
-            pictures[fault.case, name] = picture
+        case = fault.cases[0]
+        if (picture := house.picture(case, name)) is not None:
+            pictures[case, name] = picture
         house.forget(name)
         print(f"{name}: {', '.join(caught(faults[name])) or 'NOT CAUGHT'}", flush=True)
     return intact, faults, pictures

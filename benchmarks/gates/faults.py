@@ -33,10 +33,13 @@ Broken = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Fault:
-    """What is broken, in words, the case that shows it, and the context in which it is broken."""
+    """What is broken, in words, the cases that have that part, and the context in which it is.
+
+    The first of the cases shows it best.
+    """
 
     name: str
-    case: str
+    cases: tuple[str, ...]
     words: str
     broken: Callable[[], AbstractContextManager[object]]
 
@@ -44,11 +47,11 @@ class Fault:
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, case: str, words: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+def fault(name: str, cases: str, words: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
     """Register a function that makes the patch."""
 
     def register(broken: Callable[[], Any]) -> Callable[[], Any]:
-        FAULTS[name] = Fault(name, case, words, broken)
+        FAULTS[name] = Fault(name, tuple(cases.split()), words, broken)
         return broken
 
     return register
@@ -62,7 +65,7 @@ def replaced(owner: Any, name: str, change: Callable[[Any], Broken]) -> Any:
 # --- the first stage ------------------------------------------------------------------------------
 
 
-@fault("prompt-lost", "star", "another prompt's text is embedded")
+@fault("prompt-lost", "star choice wide", "another prompt's text is embedded")
 def _prompt_lost() -> Any:
     def change(text: Broken) -> Broken:
         return lambda self, prompt, negative="": text(
@@ -72,7 +75,7 @@ def _prompt_lost() -> Any:
     return replaced(LatentModel, "text", change)
 
 
-@fault("prompt-negative-swapped", "star", "prompt and negative prompt are swapped")
+@fault("prompt-negative-swapped", "star choice wide", "prompt and negative prompt are swapped")
 def _swapped() -> Any:
     def change(text: Broken) -> Broken:
         def swapped(self: LatentModel, *prompts: str) -> Conditioning:
@@ -84,7 +87,7 @@ def _swapped() -> Any:
     return replaced(LatentModel, "text", change)
 
 
-@fault("guidance-sign", "star", "guidance has the wrong sign")
+@fault("guidance-sign", "star choice wide", "guidance has the wrong sign")
 def _guidance_sign() -> Any:
     def change(denoiser: Broken) -> Broken:
         return lambda self, cond, *, guidance: denoiser(self, cond, guidance=-guidance)
@@ -92,7 +95,7 @@ def _guidance_sign() -> Any:
     return replaced(LatentModel, "denoiser", change)
 
 
-@fault("guidance-off", "star", "guidance is left out: the prompt alone")
+@fault("guidance-off", "star choice wide", "guidance is left out: the prompt alone")
 def _guidance_off() -> Any:
     def change(denoiser: Broken) -> Broken:
         return lambda self, cond, *, guidance: denoiser(self, cond, guidance=min(guidance, 1.0))
@@ -104,7 +107,7 @@ def _schedule(change: Callable[[tuple[sampling.Step, ...]], Any]) -> Any:
     return replaced(worker, "schedule", lambda real: lambda *a, **k: tuple(change(real(*a, **k))))
 
 
-@fault("steps-late", "gone", "the model is told the timestep of the next step")
+@fault("steps-late", "gone star choice wide", "the model is told the timestep of the next step")
 def _steps_late() -> Any:
     def late(steps: tuple[sampling.Step, ...]) -> list[sampling.Step]:
         ts = [step.t for step in steps[1:]] + [steps[-1].t]
@@ -113,12 +116,18 @@ def _steps_late() -> Any:
     return _schedule(late)
 
 
-@fault("timestep-off-by-one", "star", "the model is told a timestep that is one of 1000 too high")
+@fault(
+    "timestep-off-by-one",
+    "star gone choice wide",
+    "the model is told a timestep that is one of 1000 too high",
+)
 def _off_by_one() -> Any:
     return _schedule(lambda steps: [replace(step, t=step.t + 1) for step in steps])
 
 
-@fault("steps-reversed", "star", "the model is told the timesteps in the wrong order")
+@fault(
+    "steps-reversed", "star gone choice wide", "the model is told the timesteps in the wrong order"
+)
 def _steps_reversed() -> Any:
     return _schedule(
         lambda steps: [
@@ -127,7 +136,11 @@ def _steps_reversed() -> Any:
     )
 
 
-@fault("sigma-too-large", "gone", "DDIM adds its noise without taking its share from the direction")
+@fault(
+    "sigma-too-large",
+    "gone star choice wide",
+    "DDIM adds its noise without taking its share from the direction",
+)
 def _sigma() -> Any:
     def step(z: Tensor, x0: Tensor, step: Any, *, eta: float, noise: Tensor | None) -> Tensor:
         eps = (z - step.a**0.5 * x0) / (1 - step.a) ** 0.5
@@ -137,7 +150,11 @@ def _sigma() -> Any:
     return patch.object(sampling, "ddim_step", step)
 
 
-@fault("sigma-without-noise", "gone", "DDIM takes the noise's share away and adds none")
+@fault(
+    "sigma-without-noise",
+    "gone star choice wide",
+    "DDIM takes the noise's share away and adds none",
+)
 def _no_noise() -> Any:
     def change(real: Broken) -> Broken:
         return lambda z, x0, step, *, eta, noise: real(
@@ -147,12 +164,14 @@ def _no_noise() -> Any:
     return replaced(sampling, "ddim_step", change)
 
 
-@fault("repaint-no-jump", "star", "RePaint repeats a step without the jump back up")
+@fault(
+    "repaint-no-jump", "star gone choice wide", "RePaint repeats a step without the jump back up"
+)
 def _no_jump() -> Any:
     return patch.object(sampling, "forward_jump", lambda z, step, noise: z)
 
 
-@fault("blend-off", "gone", "the background is not held")
+@fault("blend-off", "gone star choice wide", "the background is not held")
 def _blend_off() -> Any:
     def change(real: Broken) -> Broken:
         return lambda denoiser, z0, mask, *a, **k: real(denoiser, z0, None, *a, **k)
@@ -160,7 +179,11 @@ def _blend_off() -> Any:
     return replaced(worker, "blended_diffusion", change)
 
 
-@fault("background-level", "gone", "the background has the level that the step begins on")
+@fault(
+    "background-level",
+    "gone star choice wide",
+    "the background has the level that the step begins on",
+)
 def _background_level() -> Any:
     def change(real: Broken) -> Broken:
         def diffusion(denoiser: Any, z0: Any, mask: Any, steps: Any, *a: Any, **k: Any) -> Any:
@@ -177,7 +200,9 @@ def _background_level() -> Any:
     return replaced(worker, "blended_diffusion", change)
 
 
-@fault("background-clean", "wide", "the background is not noised while the edit is")
+@fault(
+    "background-clean", "wide star gone choice", "the background is not noised while the edit is"
+)
 def _background_clean() -> Any:
     def change(real: Broken) -> Broken:
         def diffusion(denoiser: Any, z0: Any, mask: Any, steps: Any, *a: Any, **k: Any) -> Any:
@@ -194,14 +219,18 @@ def _background_clean() -> Any:
     return replaced(worker, "blended_diffusion", change)
 
 
-@fault("mask-one-cell-off", "star", "the latent mask is one cell too far right")
+@fault("mask-one-cell-off", "star gone choice wide", "the latent mask is one cell too far right")
 def _mask_off() -> Any:
     return replaced(
         worker, "latent_mask", lambda real: lambda mask, f: np.roll(real(mask, f), 1, axis=1)
     )
 
 
-@fault("mask-min-pool", "star", "a latent cell is masked only where all of its pixels are")
+@fault(
+    "mask-min-pool",
+    "star gone choice wide",
+    "a latent cell is masked only where all of its pixels are",
+)
 def _mask_min() -> Any:
     return replaced(worker, "latent_mask", lambda real: lambda mask, f: ~real(~mask, f))
 
@@ -221,7 +250,9 @@ def _worst() -> Any:
 # --- the autoencoder ------------------------------------------------------------------------------
 
 
-@fault("scale-left-out", "star", "latents are encoded without the scale factor")
+@fault(
+    "scale-left-out", "star gone choice wide fitted", "latents are encoded without the scale factor"
+)
 def _scale() -> Any:
     def change(real: Broken) -> Broken:
         return lambda self, x: real(self, x) / self.decoder.scale
@@ -333,27 +364,27 @@ def _upscaled(mode: str) -> Any:
     return patch.object(Models, "upscaler", lambda self, kind: enlarge)
 
 
-@fault("sr-nearest", "enlarged", "super-resolution repeats pixels")
+@fault("sr-nearest", "enlarged wide", "super-resolution repeats pixels")
 def _nearest() -> Any:
     return _upscaled("nearest")
 
 
-@fault("sr-bilinear", "enlarged", "super-resolution interpolates")
+@fault("sr-bilinear", "enlarged wide", "super-resolution interpolates")
 def _bilinear() -> Any:
     return _upscaled("bilinear")
 
 
-@fault("sr-no-halo", "enlarged", "super-resolution reads no pixels around a segment")
+@fault("sr-no-halo", "enlarged wide", "super-resolution reads no pixels around a segment")
 def _no_halo() -> Any:
     return patch.object(worker, "SR_HALO", 0)
 
 
-@fault("weights-one", "wide", "overlapping segments are added up without ramps")
+@fault("weights-one", "wide enlarged", "overlapping segments are added up without ramps")
 def _weights_one() -> Any:
     return replaced(Grid, "weights", lambda real: lambda self, i: np.ones_like(real(self, i)))
 
 
-@fault("weights-hard", "wide", "the later segment covers the earlier one")
+@fault("weights-hard", "wide enlarged", "the later segment covers the earlier one")
 def _weights_hard() -> Any:
     def change(real: Broken) -> Broken:
         return lambda *a, kind: real(*a, kind="over")
@@ -366,7 +397,7 @@ def _weights_hard() -> Any:
     return contextmanager(both)()
 
 
-@fault("compose-over", "wide", "segments are composed by alpha over the input")
+@fault("compose-over", "wide enlarged", "segments are composed by alpha over the input")
 def _over() -> Any:
     return replaced(worker, "compose_chunk", lambda real: lambda *a, kind: real(*a, kind="over"))
 
@@ -394,17 +425,19 @@ def _patch_of(change: Callable[[Canvas], Any]) -> Any:
     return replaced(steps.Patch, "__init__", changed)
 
 
-@fault("paste-one-pixel-off", "star", "the edit is pasted one pixel off its place")
+@fault("paste-one-pixel-off", "star gone wide", "the edit is pasted one pixel off its place")
 def _paste_off() -> Any:
     return _patch_of(lambda canvas: _Shifted(canvas, "composed"))
 
 
-@fault("paste-mask-off", "star", "the edit is pasted through a mask one pixel off its place")
+@fault(
+    "paste-mask-off", "star gone wide", "the edit is pasted through a mask one pixel off its place"
+)
 def _paste_mask_off() -> Any:
     return _patch_of(lambda canvas: _Shifted(canvas, "mask"))
 
 
-@fault("truncated", "star", "pixels are cut to integers, not rounded")
+@fault("truncated", "star gone wide", "pixels are cut to integers, not rounded")
 def _truncated() -> Any:
     def cut(values: Floats, dtype: Any) -> Any:
         return np.floor(np.clip(values, 0, 1) * np.iinfo(dtype).max).astype(dtype)

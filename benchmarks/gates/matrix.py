@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -45,8 +44,10 @@ class Gatehouse:
             log.info("%s: %s: %s", fault, gate.name, error)
             return None
 
-    def values(self, fault: str | None, gates: Iterable[Gate] = GATES.values()) -> Values:
-        return {gate.name: self.value(gate, fault) for gate in gates}
+    def values(self, fault: str | None) -> Values:
+        """Of all gates whose case has the part that is broken."""
+        cases = FAULTS[fault].cases if fault else CASES
+        return {g.name: self.value(g, fault) for g in GATES.values() if g.case in cases}
 
     def picture(self, case: str, fault: str | None) -> Image | None:
         """What there is to see: the finished picture, or the last stage where only that is run."""

@@ -103,7 +103,7 @@ def _cell(name: str, pictures: Mapping[tuple[str, str | None], Image]) -> Pil.Im
     ImageDraw.Draw(cell).text((0, 0), name, _INK, ImageFont.load_default(13))
     x = 0
     for fault in (None, name):
-        picture = pictures.get((FAULTS[name].case, fault))
+        picture = pictures.get((FAULTS[name].cases[0], fault))
         if picture is None:
             continue
         image = Pil.fromarray(picture)
