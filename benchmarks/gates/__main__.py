@@ -3,9 +3,10 @@
     python -m benchmarks.gates [-o FILE] [--page FILE] [--picture FILE]
 
 Makes each case of `benchmarks.gates.edits` intact, and under each fault of a part that it has, on
-one thread, and measures all gates. Prints which gates catch which fault; an intact edit that a gate does not pass, a fault
-that no gate catches and a gate that catches no fault make the exit code 1. ``-o`` writes the
-numbers as JSON, ``--page`` the tables at the end of a page, ``--picture`` an overview as JPEG.
+one thread, and measures all gates. Prints which gates catch which fault; an intact edit that a gate
+does not pass, a fault that no gate catches and a gate that catches no fault make the exit code 1.
+``-o`` writes the numbers as JSON, ``--page`` the tables at the end of a page, ``--picture`` an
+overview.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ from benchmarks.full_size import commit
 from benchmarks.gates.faults import FAULTS
 from benchmarks.gates.gates import GATES
 from benchmarks.gates.matrix import Gatehouse, Values, caught
-from benchmarks.gates.pages import sheet, whole, write_tables
+from benchmarks.gates.pages import Pictures, sheet, whole, write_tables
 from benchmarks.machine import describe_machine
-from msbd_dist.tiny.scenes import Image
 
 
 def main() -> int:
@@ -51,19 +51,15 @@ def main() -> int:
     return verdict(intact, faults)
 
 
-def measured(
-    house: Gatehouse,
-) -> tuple[Values, dict[str, Values], dict[tuple[str, str | None], Image]]:
+def measured(house: Gatehouse) -> tuple[Values, dict[str, Values], Pictures]:
     """The intact values, those under each fault, and pictures by case and fault."""
     intact = whole(house.values(None))
     shown = {fault.cases[0] for fault in FAULTS.values()}
-    pictures = {(case, None): picture for case in shown if (picture := house.picture(case, None))}
+    pictures = {(case, None): house.picture(case, None) for case in shown}
     faults = {}
     for name, fault in FAULTS.items():
         faults[name] = whole(house.values(name))
-        case = fault.cases[0]
-        if (picture := house.picture(case, name)) is not None:
-            pictures[case, name] = picture
+        pictures[fault.cases[0], name] = house.picture(fault.cases[0], name)
         house.forget(name)
         print(f"{name}: {', '.join(caught(faults[name])) or 'NOT CAUGHT'}", flush=True)
     return intact, faults, pictures

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,11 @@ from benchmarks.gates.matrix import Values, caught
 from msbd_dist.tiny.scenes import Image
 
 HEADING = "## Measured\n"
-_COLUMNS, _HIGH, _WIDE, _GAP, _TEXT = 3, 88, 330, 12, 18  # of the picture, in pixels
+_COLUMNS, _SIDE, _BETWEEN, _GAP, _TEXT = 4, 128, 4, 14, 18  # of the picture, in pixels
+_WIDE, _HIGH = 2 * _SIDE + _BETWEEN, _SIDE + _TEXT
+Pictures = dict[tuple[str, str | None], Image | None]
+"""By case and fault: what there is to see; None where the edit has failed."""
+
 _PAPER, _INK = (255, 255, 255), (32, 32, 32)
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -86,31 +90,31 @@ def write_tables(page: Path, found: Mapping[str, Any]) -> None:
 # --- the picture ----------------------------------------------------------------------------------
 
 
-def sheet(pictures: Mapping[tuple[str, str | None], Image]) -> Pil.Image:
-    """For each fault its case intact and broken; ``pictures`` by case and fault."""
-    cells = [_cell(name, pictures) for name in FAULTS]
-    rows = -(-len(cells) // _COLUMNS)
-    width, height = _COLUMNS * (_WIDE + _GAP) + _GAP, rows * (_HIGH + _TEXT + _GAP) + _GAP
-    page = Pil.new("RGB", (width, height), _PAPER)
-    for number, cell in enumerate(cells):
+def sheet(pictures: Pictures) -> Pil.Image:
+    """For each fault the middle of its first case, intact and broken."""
+    rows = -(-len(FAULTS) // _COLUMNS)
+    size = (_COLUMNS * (_WIDE + _GAP) + _GAP, rows * (_HIGH + _GAP) + _GAP)
+    page = Pil.new("RGB", size, _PAPER)
+    for number, (name, fault) in enumerate(FAULTS.items()):
         row, column = divmod(number, _COLUMNS)
-        page.paste(cell, (_GAP + column * (_WIDE + _GAP), _GAP + row * (_HIGH + _TEXT + _GAP)))
+        pair = [pictures[fault.cases[0], which] for which in (None, name)]
+        page.paste(_cell(name, pair), (_GAP + column * (_WIDE + _GAP), _GAP + row * (_HIGH + _GAP)))
     return page
 
 
-def _cell(name: str, pictures: Mapping[tuple[str, str | None], Image]) -> Pil.Image:
-    cell = Pil.new("RGB", (_WIDE, _HIGH + _TEXT), _PAPER)
+def _cell(name: str, pair: Sequence[Image | None]) -> Pil.Image:
+    cell = Pil.new("RGB", (_WIDE, _HIGH), _PAPER)
     ImageDraw.Draw(cell).text((0, 0), name, _INK, ImageFont.load_default(13))
-    x = 0
-    for fault in (None, name):
-        picture = pictures.get((FAULTS[name].cases[0], fault))
-        if picture is None:
-            continue
-        image = Pil.fromarray(picture)
-        image = image.resize((round(image.width * _HIGH / image.height), _HIGH))
-        cell.paste(image, (x, _TEXT))
-        x += image.width + 4
+    for number, picture in enumerate(pair):
+        if picture is not None:
+            cell.paste(_middle(picture), (number * (_SIDE + _BETWEEN), _TEXT))
     return cell
+
+
+def _middle(picture: Image) -> Pil.Image:
+    height, width = picture.shape[:2]
+    x = (width - height) // 2
+    return Pil.fromarray(picture).crop((x, 0, x + height, height)).resize((_SIDE, _SIDE))
 
 
 def whole(values: Values) -> dict[str, float | None]:
