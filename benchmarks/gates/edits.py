@@ -125,6 +125,18 @@ def _with(scene: Scene, colour: Colour, shape: Shape, radius: float) -> Scene:
 
 _DOTS = _with(_ground("dots", "blue", size=_WIDE, seed=15), "red", "star", 70)
 
+_FIT = {**_LATER, "segment_start": 0.05}
+_PATCHED: dict[str, Any] = {
+    "scenes": (
+        _ground("stripes", "orange", size=_HALF, seed=16),
+        _ground("wall", "blue", size=_HALF, seed=16),
+    ),
+    "mask": Box(46, 36, 146, 316),
+    "prompt": "a green wall",
+    "seed": 1,
+    "planted": _ground("wall", "green", size=_WIDE, seed=17),
+}
+
 CASES = {
     case.name: case
     for case in (
@@ -174,16 +186,15 @@ CASES = {
         ),
         Case(
             name="fitted",
-            words="the last stage alone, with decoder optimization: two segments",
-            scenes=(
-                _ground("stripes", "orange", size=_HALF, seed=16),
-                _ground("wall", "blue", size=_HALF, seed=16),
-            ),
-            mask=Box(46, 36, 146, 316),
-            prompt="a green wall",
-            seed=1,
-            method={**_LATER, "segment_start": 0.05, "decoder_steps": 6},
-            planted=_ground("wall", "green", size=_WIDE, seed=17),
+            words="the last stage alone, with decoder optimization: two segments in turn",
+            method={**_FIT, "decoder_steps": 10, "decoder_lambda": 10},
+            **_PATCHED,
+        ),
+        Case(
+            name="summed",
+            words="the same, both segments in each step",
+            method={**_FIT, "decoder_steps": 4, "decoder_batch": "full", "decoder_lr": 2e-4},
+            **_PATCHED,
         ),
     )
 }

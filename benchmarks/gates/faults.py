@@ -295,7 +295,7 @@ def _to_input() -> Any:
     return replaced(decoder, "segment_loss", change)
 
 
-@fault("gradient-not-summed", "fitted", "a step takes the gradient of its last segment alone")
+@fault("gradient-not-summed", "summed", "a step takes the gradient of its last segment alone")
 def _not_summed() -> Any:
     def change(real: Broken) -> Broken:
         def add(self: GradientSum, index: int, gradient: Tensor) -> None:

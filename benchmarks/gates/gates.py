@@ -140,7 +140,16 @@ GATES = {
         ),
         # decoder optimization
         Gate(name="fitted", case="fitted", measure=measures.fitted, high=0.8, fault="fit-unused"),
-        Gate(name="kept", case="fitted", measure=measures.kept, high=20, fault="fit-to-input"),
+        Gate(
+            name="kept", case="fitted", measure=measures.kept, low=3, high=4.5, fault="fit-to-input"
+        ),
+        Gate(
+            name="summed",
+            case="summed",
+            measure=measures.fitted,
+            high=0.74,
+            fault="gradient-not-summed",
+        ),
         # the file
         Gate(name="exact", case="star", measure=measures.exact, high=0, fault="paste-mask-off"),
         Gate(name="pasted", case="star", measure=measures.pasted, high=0.4, fault="truncated"),
