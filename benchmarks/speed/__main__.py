@@ -1,6 +1,6 @@
 """Measure, and write what was found.
 
-    python -m benchmarks.speed [--only final,denoiser,startup,memory] [-o FILE]
+    python -m benchmarks.speed [--only final,denoiser,decoder,startup,memory] [-o FILE]
 
 What was not measured this time stays in FILE as it is. Each part names its commit and its machine.
 """
@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.full_size import commit
 from benchmarks.machine import describe_machine
-from benchmarks.speed import denoiser, final, memory, startup
+from benchmarks.speed import decoder, denoiser, final, memory, startup
 from msbd_dist.batch.record import package_versions
 from msbd_dist.core.spec import ModelSpec
 
@@ -27,6 +27,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "speed.json"
 PARTS: dict[str, Callable[[Path, ModelSpec], dict[str, Any]]] = {
     "final": final.measure,
     "denoiser": denoiser.measure,
+    "decoder": decoder.measure,
     "startup": startup.measure,
     "memory": memory.measure,
 }

@@ -54,6 +54,7 @@ class EditRecord:
     inputs: dict[str, str]  # digests of the image's and the mask's content
     models: ModelSpec
     weights: str  # fingerprint of the models' files
+    bands: int = 3  # colours of the image: 1 or 3
     direct: bool = False  # workers read the image where it is; else it is taken into the canvas
     schema: int = SCHEMA
 

@@ -25,6 +25,8 @@ from safetensors.torch import save
 
 from msbd_dist.batch.beside import Beside, ReadAhead
 from msbd_dist.batch.journal import heard
+from msbd_dist.batch.measures import Sides, appearance, framed, likeness, pasted, rounded
+from msbd_dist.batch.patch import Patch
 from msbd_dist.batch.record import (
     EditRecord,
     Order,
@@ -34,9 +36,10 @@ from msbd_dist.batch.record import (
     tuned_name,
 )
 from msbd_dist.canvas.files import Files, open_files, store_errors
-from msbd_dist.canvas.images import Picture
+from msbd_dist.canvas.images import Picture, grey
 from msbd_dist.canvas.ledger import Facts, Ledger, Versions
 from msbd_dist.canvas.masks import scale_mask
+from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import (
     Bools,
@@ -134,6 +137,7 @@ class TaskWorker:
             "denoise": self._denoise,
             "decode": self._decode,
             "compose": self._compose,
+            "measure": self._measure,
         }
 
     def run(self, order: Order, attempt: Attempt, *, beat: Beat, team: Team | None = None) -> Facts:
@@ -395,6 +399,24 @@ class TaskWorker:
             canvas.write_composed(stage, row, column, pixels)
         return {}
 
+    def _measure(self, scene: Scene, _: tuple[int, ...]) -> Facts:
+        """How the finished edit looks, beside the picture before it: `batch.measures`."""
+        canvas, plan, models = scene.canvas, scene.plan, self._models
+        sides = Sides(
+            bounds=plan.source_box,
+            bbox=plan.bbox,
+            before=canvas.source_integers,
+            after=pasted(canvas.source_integers, _patch(scene), plan.bbox),
+            mask=canvas.mask,
+        )
+        found = appearance(sides)
+        found |= likeness(sides, sides.before, lpips=models.lpips, device=models.device)
+        prompt = scene.record.spec.prompt
+        if plan.candidates > 1 and plan.method.rerank and prompt.strip():
+            picture = torch.from_numpy(framed(sides, plan))[None]
+            (found["clip"],) = self._models.scorer(picture, prompt)
+        return {"measures": rounded(found)}
+
     # -- parts of tasks ----------------------------------------------------------------------------
 
     def _encode(self, pictures: Floats) -> torch.Tensor:
@@ -505,6 +527,18 @@ class Checkpoint:
 
     def remove(self) -> None:
         self._files.remove(self._name)
+
+
+def _patch(scene: Scene) -> Callable[[Box], Samples]:
+    """What the edit makes of the mask's box, as what is written will look."""
+    patch = Patch(scene.canvas, np.dtype(scene.record.dtype))
+    if scene.record.bands == 3:
+        return patch
+
+    def in_grey(box: Box) -> Samples:
+        return np.repeat(grey(patch(box)), 3, axis=0)
+
+    return in_grey
 
 
 def _source(place: str) -> Picture:

@@ -64,7 +64,7 @@ def _network(file: Path, factor: int, device: torch.device, half: bool) -> Upsca
 
     @torch.no_grad()
     def enlarge(x: Tensor) -> Tensor:
-        parts = [x] if together else x.split(1)
+        parts = [x] if together else x.chunk(len(x))
         pictures = [
             found(part.to(device, dtype, memory_format=torch.channels_last)) for part in parts
         ]

@@ -1,0 +1,1 @@
+"""Quality gates: small seeded edits, what is measured on them, and faults that each must notice."""
