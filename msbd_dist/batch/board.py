@@ -142,8 +142,7 @@ class Board:
         self._chores.pop(edit, None)
         for task in tasks[:1]:
             stage = plan.stages[task.stage]
-            chunks = task.kind == "compose"
-            known.of = len(plan.written_chunks(stage)) if chunks else len(stage.segments)
+            known.of = plan.slots(stage, task.kind)
             known.done = known.of - sum(len(task.slots) for task in tasks)
             known.wave = f"stage {task.stage} {task.kind}"
 
@@ -154,7 +153,7 @@ class Board:
         ranks = facts.get("ranks", 1)
         self._busy += seconds * ranks
         pace.seconds += seconds * ranks
-        pace.cost += cost
+        pace.cost += cost if facts else 0.0  # what failed and may says nothing
         known.left[task.kind] -= cost
         known.done += len(task.slots)
         self._done_cost += cost

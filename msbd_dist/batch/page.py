@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from msbd_dist.batch.measures import most_visible, table
 from msbd_dist.batch.record import EditResult, RunRecord, load_run
 from msbd_dist.batch.results import PAGE, THUMB, candidate_name, entry, finished
 from msbd_dist.batch.status import EditState
@@ -35,6 +36,7 @@ from msbd_dist.batch.steps import Edit
 from msbd_dist.batch.tiles import View, around, cut, outlined, seams_of, thumbnail
 from msbd_dist.canvas.export import Edited
 from msbd_dist.canvas.files import Files, open_files
+from msbd_dist.canvas.ledger import Facts
 from msbd_dist.canvas.places import is_url
 from msbd_dist.core.spec import EditSpec, Method, ModelSpec
 
@@ -52,6 +54,7 @@ class Row:
     prompt: str | None = None
     share: float | None = None  # of a running edit: how much is done, 0 to 1
     score: float | None = None  # of the chosen candidate
+    borders: float | None = None  # how far they show: the most of seams and the mask's edge
     seconds: float | None = None  # of work, on workers and in the driver, added up
     error: str | None = None
     thumb: str | None = None  # relative to the run directory
@@ -71,6 +74,7 @@ def row_from(found: dict[str, Any], spec: EditSpec | None = None) -> Row:
         state=found["state"],
         prompt=spec.prompt if spec else found.get("prompt"),
         score=scores[found["chosen"]] if scores else None,
+        borders=most_visible(found.get("measures", {})),
         seconds=found["seconds"]["work"] if "seconds" in found else None,
         error=found.get("error"),
         thumb=found.get("thumb"),
@@ -96,8 +100,11 @@ def write_page(out: Files, rows: Sequence[Row]) -> None:
         log.warning("report.html is not written: %s", error)
 
 
-def show(edit: Edit, edited: Edited) -> None:
-    """Cut what an edit's page shows of a finished picture: tiles, outline, seams, thumbnail."""
+def show(edit: Edit, edited: Edited) -> Facts:
+    """Cut what an edit's page shows of a finished picture: tiles, outline, seams, thumbnail.
+
+    Returns facts: the "seam_ratio" of the whole edit.
+    """
     plan = edit.record.plan
     canvas = edit.canvas(plan.final)
     view = View(
@@ -113,6 +120,7 @@ def show(edit: Edit, edited: Edited) -> None:
     shown = {"tiles": tiles, "outline": outlined(view), "seams": seams}
     edit.files.write(THUMB, thumbnail(whole, EDGE))
     edit.files.write("tiles/index.json", as_json(shown).encode())
+    return {"seam_ratio": seams["overall"]}
 
 
 def write_edit(edit: Edit) -> None:
@@ -155,6 +163,7 @@ def page_data(edit: Edit, run: RunRecord | None) -> dict[str, Any]:
         "candidates": [candidate_name(base, i) for i in range(plan.candidates)],
         "stages": stages,
         "view": shown and shown | {"edited": [box.y0, box.x0, box.y1, box.x1]},
+        "measured": table(found["measures"]),
         "method": asdict(plan.method),
         "commands": [shlex.join(words) for words in commands(edit, run)] if run else [],
         "record": list(_record(edit, run, found)),

@@ -54,6 +54,7 @@ class EditRecord:
     inputs: dict[str, str]  # digests of the image's and the mask's content
     models: ModelSpec
     weights: str  # fingerprint of the models' files
+    bands: int = 3  # colours of the image: 1 or 3
     direct: bool = False  # workers read the image where it is; else it is taken into the canvas
     schema: int = SCHEMA
 
@@ -119,6 +120,12 @@ class WorkerSpec:
         from msbd_dist.batch.worker import TaskWorker  # imports torch
 
         return TaskWorker(self)
+
+    def prepare(self) -> None:
+        """Import what every task needs, before the first one comes."""
+        with suppress(ImportError):  # is told by the task that needs it
+            import msbd_dist.batch.worker
+            import msbd_dist.models.latent  # noqa: F401
 
 
 @dataclass(frozen=True, kw_only=True)

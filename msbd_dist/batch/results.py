@@ -11,6 +11,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from msbd_dist.batch.measures import MEASURES
 from msbd_dist.batch.record import EditRecord, EditResult, load_edit
 from msbd_dist.canvas.files import Files
 from msbd_dist.canvas.ledger import Facts, Ledger
@@ -42,7 +43,7 @@ def entry(out: Files, result: EditResult) -> dict[str, Any]:
 def finished(record: EditRecord, ledger: Ledger) -> dict[str, Any]:
     """What is said of a finished edit.
 
-    "scores" and "chosen" of the candidates, None without; "seconds" (`seconds_of`);
+    "scores" and "chosen" of the candidates, None without; "seconds" (`seconds_of`); "measures";
     "changed_samples"; "compared" and "pixels" of the output; "sha256" of its content; "models" that
     made it.
     """
@@ -53,12 +54,29 @@ def finished(record: EditRecord, ledger: Ledger) -> dict[str, Any]:
         "prompt": record.spec.prompt,
         "scores": base.get("scores"),
         "chosen": base.get("chosen"),
+        "measures": measures_of(record, ledger),
         "changed_samples": export["changed_samples"],
         "compared": export["compared"],
         "pixels": export["pixels"],
         "sha256": export["sha256"],
         "models": base["models"],
         "seconds": seconds_of(record.plan, ledger),
+    }
+
+
+def measures_of(record: EditRecord, ledger: Ledger) -> dict[str, float | None]:
+    """All of `MEASURES`, and what some were before the edit; None where one was not taken.
+
+    "changed_outside" is what the comparison of the file has found: nothing, or there would be no
+    such file; None where it was not compared.
+    """
+    export, final = ledger["export"], record.plan.final
+    taken = ledger.get(f"{final.index}-measure-0") or {}
+    return {
+        **dict.fromkeys(one.key for one in MEASURES),
+        **taken.get("measures", {}),
+        "changed_outside": 0 if export["compared"] else None,
+        "seam_ratio": export.get("seam_ratio"),
     }
 
 

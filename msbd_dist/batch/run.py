@@ -252,9 +252,9 @@ def life(
             edit.work.remove(tuned_name(stage, tuned["attempt"]))
         shown = chore(f"{stage.index}-preview", partial(preview, edit, stage))
 
-    def show_all(edit: steps.Edit, edited: Edited) -> None:
+    def show_all(edit: steps.Edit, edited: Edited) -> Facts:
         write_row(edit, edited)
-        show(edit, edited)
+        return show(edit, edited)
 
     export = partial(steps.export, edit, still_ours, show_all, verify, tell)
     yield [*shown, steps.Chore(edit, "export", export)]
@@ -398,6 +398,9 @@ class Drive:
             return
         if outcome.facts is None:
             assert outcome.error is not None
+            if task.kind == "measure":  # the edit is worth more than what is said of it
+                yield from self._unmeasured(running, task, outcome.error)
+                return
             if isinstance(outcome.error, (ModelError, RunError, ClusterError)):  # everybody's
                 raise outcome.error
             yield self._fail(running, outcome.error)
@@ -406,6 +409,12 @@ class Drive:
         self._board.advance(task.edit, task, running.edit.record.plan.cost(task), outcome.facts)
         self._journal.say(task.edit, _told(task, outcome))
         running.edit.ledger.learn(task.name, outcome.facts)
+        yield from self._enter(running, task.name)
+
+    def _unmeasured(self, running: Running, task: Task, error: Exception) -> Iterator[EditResult]:
+        """Go on with an edit whose measures could not be taken."""
+        self._board.advance(task.edit, task, running.edit.record.plan.cost(task), {})
+        self._journal.say(task.edit, f"{task.name}: not measured: {error}")
         yield from self._enter(running, task.name)
 
     def _take_chore(self, chore: steps.Chore, future: Future[Facts]) -> Iterator[EditResult]:

@@ -19,11 +19,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 
+from msbd_dist.batch.patch import Patch
 from msbd_dist.batch.record import (
     SCHEMA,
     EditRecord,
@@ -47,15 +47,14 @@ from msbd_dist.canvas.export import (
     write_edited,
 )
 from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors
-from msbd_dist.canvas.images import Picture, from_float, to_float
+from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ledger import Facts, Ledger
-from msbd_dist.canvas.masks import Mask, feather
+from msbd_dist.canvas.masks import Mask
 from msbd_dist.canvas.ome import OmeReader, can_patch, is_zarr, patch_in_place
 from msbd_dist.canvas.places import content_digest, is_url
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.store import Canvas, canvas_group
-from msbd_dist.core.compose import Bools, Floats
-from msbd_dist.core.geometry import Box, Size
+from msbd_dist.core.geometry import Box
 from msbd_dist.core.plan import Plan, Stage, make_plan
 from msbd_dist.core.spec import EditSpec, ModelSpec, Verify, mask_files
 from msbd_dist.dist.executor import Attempt, History, RetryPolicy, persevere
@@ -66,7 +65,6 @@ log = logging.getLogger(__name__)
 
 WRITTEN = ("id", "output", "tiff", "ome_zarr", "allow_loss", "in_place")  # they change no pixel
 BAND_BYTES = 64 << 20  # of a picture that is taken in, at a time
-PART = Size(1024, 1024)  # pixels that are pasted together
 
 
 @dataclass(frozen=True)
@@ -214,6 +212,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         inputs=earlier.inputs if earlier else inputs,
         models=models.spec,
         weights=models.weights,
+        bands=picture.bands,
         direct=picture.random and (isinstance(files, LocalFiles) or is_url(spec.source)),
     )
     edit = Edit(record, files, picture, ledger_of(files, record))
@@ -388,7 +387,7 @@ def streamed(picture: Picture, box: Box, rows: int) -> Iterator[tuple[Box, Sampl
 def export(
     edit: Edit,
     still_ours: Callable[[], None],
-    show: Callable[[Edit, Edited], None],
+    show: Callable[[Edit, Edited], Facts],
     which: Verify,
     tell: Tell,
     attempt: str,
@@ -396,7 +395,8 @@ def export(
     """Paste the final stage into the picture, write it and compare it; returns facts.
 
     ``still_ours`` is asked last, before the file gets its name: it raises where another driver has
-    taken the run over. ``show`` gets the finished picture.
+    taken the run over. ``show`` gets the finished picture, and
+    returns facts of it.
     """
     former = edit.ledger.get("export")
     if former and (former["output"], former["how"]) != (edit.target, repr(edit.how)):
@@ -414,7 +414,7 @@ def export(
         facts["compared"], facts["pixels"] = found.compared, found.pixels
         if content_digest(edit.record.spec.source) != edit.record.inputs["image"]:
             raise ImageError(f"{edit.record.spec.source}: was changed during the run; run it again")
-        show(edit, edited)
+        facts.update(show(edit, edited))
         still_ours()
 
     if not is_url(edit.target):
@@ -441,15 +441,14 @@ def edit_in_place(
     edit: Edit,
     edited: Edited,
     still_ours: Callable[[], None],
-    show: Callable[[Edit, Edited], None],
+    show: Callable[[Edit, Edited], Facts],
 ) -> Facts:
     """Change the chunks of an OME-Zarr that the edit meets; their originals are in the journal."""
     image, journal = edit.record.spec.source, journal_of(edit.files, edit.record)
     begun = bool(journal.names())
     if not begun and content_digest(image) != edit.record.inputs["image"]:
         raise ImageError(f"{image}: was changed during the run; run it again")
-    if not begun:  # else it shows half of the edit already
-        show(edit, edited)
+    shown = {} if begun else show(edit, edited)  # begun, it shows half of the edit already
     still_ours()
     reader, patch = edited.picture.reader, edited.patch
     assert isinstance(reader, OmeReader)
@@ -457,53 +456,9 @@ def edit_in_place(
     patch.changed = 0  # what was shown does not count
     counts = patch_in_place(reader, list(edited.blocks()), edited.window, journal.url)
     log.info("edit %s: %d chunks of %s written", edit.id, counts.written, image)
-    return {
+    return shown | {
         "changed_samples": patch.changed,
         "compared": 0,
         "pixels": edited.picture.size.area,
         "sha256": content_digest(image),
     }
-
-
-class Patch:
-    """What the edit makes of the mask's bounding box, window by window, and the mask itself.
-
-    ``x_out = m * x_n + (1 - m) * x_in``, rounded; where m = 0 the input's own samples.
-    ``changed``: how many samples of all windows that were asked for differ from the input.
-    """
-
-    def __init__(self, canvas: Canvas, dtype: np.dtype[Any]) -> None:
-        self._plan, self._canvas, self._dtype = canvas.plan, canvas, dtype
-        self.changed = 0
-
-    def __call__(self, box: Box) -> Samples:
-        """(3, h, w) of a box inside the mask's, in the picture's own integers."""
-        patch = np.empty((3, *box.size.shape), self._dtype)
-        for part in box.tiles(PART):
-            patch[(slice(None), *part.relative_to(box).slices)] = self._part(part)
-        return patch
-
-    def any(self, box: Box) -> bool:
-        return bool(self.window(box).any())
-
-    def window(self, box: Box) -> Bools:
-        return self._canvas.mask(box)
-
-    def _part(self, box: Box) -> Samples:
-        canvas, final = self._canvas, self._plan.final
-        source, mask = canvas.source_integers(box), canvas.mask(box)
-        if not mask.any():
-            return source
-        edited = canvas.composed(final, box.relative_to(final.region))
-        shown = alpha(canvas, self._plan, box)
-        mixed = shown * edited + (1 - shown) * to_float(source)
-        patch = np.where(mask, from_float(mixed, self._dtype), source)
-        self.changed += int(np.count_nonzero(patch != source))
-        return patch
-
-
-def alpha(canvas: Canvas, plan: Plan, box: Box) -> Floats:
-    """How much of the edit shows in a part of the mask's bounding box: (h, w) in [0, 1]."""
-    bounds = plan.bbox.grown(1).intersection(Box.of(plan.image))  # beyond it nothing is masked
-    assert bounds is not None
-    return feather(canvas.mask, plan.method.feather, box, bounds=bounds)

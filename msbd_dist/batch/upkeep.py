@@ -144,8 +144,8 @@ def _stored(files: Files, record: EditRecord) -> dict[str, str]:
     ledger = ledger_of(files, record)
     found = {"output": ledger["export"]["sha256"]}
     for task in record.plan.tasks(record.spec.id):
-        facts = ledger[task.name]
-        for chunk, digest in facts["stored"].items():
+        facts = ledger.get(task.name) or {}  # it may not have been measured
+        for chunk, digest in facts.get("stored", {}).items():
             array, where = chunk.rsplit(" ", 1)
             found[f"{array.rsplit('/', 1)[0]} {where}"] = digest
     return found

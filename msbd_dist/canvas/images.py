@@ -219,11 +219,11 @@ class Picture:
         A grey picture takes the luma (Rec. 709, rounded), which is the grey itself where the three
         are equal.
         """
-        stored = _grey(colours) if self.bands == 1 else colours
+        stored = grey(colours) if self.bands == 1 else colours
         return np.ascontiguousarray(turn_stored(stored, self.orientation).transpose(1, 2, 0))
 
 
-def _grey(colours: Samples) -> Samples:
+def grey(colours: Samples) -> Samples:
     """(3, h, w) -> (1, h, w): Rec. 709 luma, in float64, so that equal samples give themselves."""
     luma = np.tensordot((0.2126, 0.7152, 0.0722), colours, axes=1)
     return cast(Samples, np.rint(luma).astype(colours.dtype)[None])

@@ -44,7 +44,7 @@ def _options(
 for verb in (
     *(work.edit, work.run, work.resume, work.retry),
     *(jobs.submit, jobs.attach),
-    *(look.plan, look.status, look.logs, look.describe, look.report),
+    *(look.plan, look.status, look.logs, look.describe, look.report, look.measure),
     *(upkeep.cancel, upkeep.export, upkeep.verify, upkeep.gc),
     *(manifests.init, manifests.validate, manifests.schema),
     *(look.doctor, look.version),

@@ -1,4 +1,4 @@
-"""Verbs that look: plan, status, logs, describe, report, doctor, version."""
+"""Verbs that look: plan, status, logs, describe, report, measure, doctor, version."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from msbd_dist.cli.common import (
     Device,
     Models,
     Out,
+    Settings,
     Sr,
     console,
     emit,
@@ -32,6 +33,7 @@ from msbd_dist.cli.progress import duration, in_a_line, picture
 from msbd_dist.errors import MsbdError
 
 if TYPE_CHECKING:
+    from msbd_dist.batch.compare import Measured
     from msbd_dist.batch.status import Status
     from msbd_dist.core.plan import Plan
 
@@ -303,6 +305,61 @@ def report(out: Out) -> None:
     out_console.print(f"{files.url}/report.html", markup=False, highlight=False)
     if sheet is not None:
         out_console.print(sheet, markup=False, highlight=False)
+
+
+def measure(
+    before: Annotated[str, typer.Argument(help="The picture that was edited; a path or URL.")],
+    after: Annotated[str, typer.Argument(help="The same after the edit.")],
+    mask: Annotated[str, typer.Argument(help="The edit's mask: white was edited.")],
+    prompt: Annotated[str, typer.Option(help="What was painted; scored by CLIP.")] = "",
+    truth: Annotated[
+        str | None, typer.Option(help="A picture to compare AFTER with, in place of BEFORE.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="As the edit had it; it says where segments were.")
+    ] = None,
+    settings: Settings = None,
+    models: Models = None,
+    clip: Clip = None,
+    device: Device = None,
+    output: As = "text",
+) -> None:
+    """Measure an edit by its files: exactness, seams, the mask's edge, sharpness, likeness.
+
+    Exit code: 0 no sample outside the mask differs, 1 some do.
+
+    Example: msbd measure photo.jpg edited.png mask.png --prompt "a red star on grass"
+    """
+    from msbd_dist.batch.compare import measure as found_of
+
+    as_json = wants_json(output)
+    found = found_of(
+        before,
+        after,
+        mask,
+        prompt=prompt,
+        truth=truth,
+        models=model_spec(models, clip=clip, device=device),
+        settings=settings,
+        margin=margin,
+    )
+    if as_json:
+        emit("measure", {**asdict(found), "exact": found.exact})
+    else:
+        _print_measures(found)
+    raise typer.Exit(0 if found.exact else 1)
+
+
+def _print_measures(found: Measured) -> None:
+    from msbd_dist.batch.measures import MEASURES, table
+
+    shown = Table("", "after", "before", "", box=None)
+    for one, row in zip(MEASURES, table(found.measures), strict=True):
+        says = found.missing.get(one.key, row["says"])
+        shown.add_row(row["label"], row["after"] or "-", row["before"], says)
+    out_console.print(shown, highlight=False)
+    text = f"{found.outside:,} samples outside the mask; PSNR, SSIM and LPIPS: to {found.against}"
+    out_console.print(text, markup=False, highlight=False)
 
 
 def doctor(

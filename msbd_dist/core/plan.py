@@ -21,11 +21,12 @@ from msbd_dist.core.tiling import Grid, batches, planned
 from msbd_dist.errors import ManifestError
 
 StageKind = Literal["base", "whole", "segmented"]
-TaskKind = Literal["denoise", "fit", "decode", "compose"]
+TaskKind = Literal["denoise", "fit", "decode", "compose", "measure"]
 
 SR_HALO = 16  # pixels of the previous stage that super-resolution reads around what it enlarges
 CHUNKS_TOGETHER = 16  # that one task composes
 DECODER_PASS_COST = 8.0  # one decoder forward and backward pass, in guided UNet calls
+MEASURE_COST = 0.5  # of a latent cell under the mask's box, in guided UNet calls
 LOWPASS_HALO = 2  # pixels of the low-passed grid read around a window: bilinear's reach
 
 
@@ -65,7 +66,8 @@ class Stage:
 class Task:
     """One unit of work for one worker; the same task always writes the same bytes.
 
-    ``slots`` are those of the stage's segments, or the numbers of the chunks to compose.
+    ``slots`` are those of the stage's segments, or the numbers of the chunks to compose; to measure
+    is one task of the final stage, of slot 0.
     """
 
     edit: str
@@ -93,6 +95,8 @@ class Plan:
         """The waves of one stage, each of tasks that may run together."""
         for kind in self.kinds(stage):
             yield tuple(Task(edit, stage.index, kind, group) for group in self._groups(stage, kind))
+        if stage == self.final:
+            yield (Task(edit, stage.index, "measure", (0,)),)
 
     def _groups(self, stage: Stage, kind: TaskKind) -> list[tuple[int, ...]]:
         if kind == "compose":
@@ -101,6 +105,12 @@ class Plan:
             numbers = tuple(range(len(stage.segments)))
             together = len(numbers) if kind == "fit" else self.method.segment_batch
         return [tuple(numbers[slot] for slot in group) for group in batches(len(numbers), together)]
+
+    def slots(self, stage: Stage, kind: TaskKind) -> int:
+        """How many the tasks of a wave have together."""
+        if kind == "measure":
+            return 1
+        return len(self.written_chunks(stage) if kind == "compose" else stage.segments)
 
     def written_chunks(self, stage: Stage) -> tuple[int, ...]:
         """The chunks of the composed stage that a planned segment meets."""
@@ -170,6 +180,8 @@ class Plan:
     def cost(self, task: Task) -> float:
         """Work in a task, in denoised latent cells; for progress and estimates, not in seconds."""
         stage = self.stages[task.stage]
+        if task.kind == "measure":
+            return max(1.0, MEASURE_COST * self.bbox.size.area / self.family.vae_factor**2)
         cells = stage.grid.segment.area / self.family.vae_factor**2
         per_slot = {
             "denoise": self.denoiser_calls(stage) / len(stage.segments),

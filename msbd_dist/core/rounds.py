@@ -40,7 +40,9 @@ class Rounds:
             return cls(segments, min(PAIR, segments), steps * pairs)
         if kind == "full" or segments == 1:
             return cls(segments, segments, steps)
-        return cls(segments, -(-segments // SHARE), method.decoder_steps or SAMPLE_STEPS, True)
+        return cls(
+            segments, max(1, round(segments / SHARE)), method.decoder_steps or SAMPLE_STEPS, True
+        )
 
     @cached_property
     def per_round(self) -> int:

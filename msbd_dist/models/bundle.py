@@ -15,6 +15,7 @@ from msbd_dist.models.sources import nearest
 
 if TYPE_CHECKING:
     from msbd_dist.models.latent import LatentModel
+    from msbd_dist.models.likeness import Lpips
     from msbd_dist.models.rerank import Scorer
     from msbd_dist.models.upscale import Upscaler
 
@@ -73,6 +74,13 @@ class Models:
         from msbd_dist.models.rerank import load_scorer
 
         return load_scorer(self.card.clip, device=self.device)
+
+    @cached_property
+    def lpips(self) -> Lpips | None:
+        """LPIPS, where its weights are on this machine."""
+        from msbd_dist.models.likeness import load_lpips
+
+        return load_lpips(device=self.device)
 
     def upscaler(self, kind: UpscalerKind) -> Upscaler:
         """The upscaler of this kind, by the family's factor."""

@@ -67,16 +67,34 @@ def test_what_is_left_is_reckoned_from_what_was_measured(tmp_path: Path) -> None
     board.begin(workers=2)
     assert board.status().seconds_left is None
     board.enter(Planned("a", plan))
+    *_, composing, _ = plan.waves("a", plan.final)
+    board.wave("a", plan, composing)
+    (doing,) = board.status().doing
+    chunks = len(plan.written_chunks(plan.final))
+    assert (doing.what, doing.done, doing.of) == ("stage 3 compose", 0, chunks)
     advance(board, "a", plan, seconds=0.5)
     (doing,) = board.status().doing
-    assert (doing.what, doing.share) == ("stage 3 compose", 1.0)
-    assert doing.done == doing.of == len(plan.written_chunks(plan.final))
+    assert (doing.what, doing.share) == ("stage 3 measure", 1.0)
+    assert doing.done == doing.of == 1
     board.finish(EditResult(id="a", state="done", output="a.png"))
     status = board.status()
     assert status.counts == {"done": 1, "waiting": 3}  # of two of them no plan is known yet
     assert status.seconds_left == pytest.approx(3 * cost * 0.5 / 2)
     assert status.share == pytest.approx(1 / 4)
     assert board.profile().of(plan) == pytest.approx(0.5 * cost)
+
+
+def test_a_task_that_failed_and_may_says_nothing_of_its_pace(tmp_path: Path) -> None:
+    plan, board = a_plan(), Board(open_files(tmp_path), Silent(), 1)
+    board.expect(Planned("a", plan))
+    board.begin(workers=1)
+    board.enter(Planned("a", plan))
+    *_, last = plan.tasks("a")
+    assert last.kind == "measure"
+    board.advance("a", last, plan.cost(last), {})
+    assert board.profile().seconds == {}
+    (doing,) = board.status().doing
+    assert doing.share == pytest.approx(plan.cost(last) / sum(map(plan.cost, plan.tasks("a"))))
 
 
 def test_the_file_has_the_row_of_each_edit_in_the_manifest_s_order(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -208,6 +209,14 @@ STRANGE = {
 }
 
 
+def assert_measured(folder: Path) -> None:
+    """A measure that fails costs no edit, so that it is easily missed."""
+    (entry,) = json.loads((folder / "out.png.msbd/report.json").read_text())["edits"]
+    assert entry["measures"]["changed_outside"] == 0
+    assert "ssim" in entry["measures"]
+    assert "not measured" not in (folder / "out.png.msbd/edit/log.txt").read_text()
+
+
 @pytest.mark.parametrize("case", STRANGE)
 def test_strange_but_good_pictures_are_edited_exactly(case: str, msbd: Msbd, inputs: Path) -> None:
     image = STRANGE[case](Image.open(inputs / "image.png"))
@@ -225,6 +234,7 @@ def test_strange_but_good_pictures_are_edited_exactly(case: str, msbd: Msbd, inp
     a, b = np.asarray(before), np.asarray(after)
     assert np.array_equal(a[mask == 0], b[mask == 0])
     assert not np.array_equal(a, b)
+    assert_measured(inputs)
 
 
 @pytest.mark.parametrize("where", ["one pixel", "everything", "a corner"])
@@ -337,7 +347,7 @@ def test_the_doctor_finds_everything_and_says_what_is_wrong(msbd: Msbd) -> None:
     assert "/no/such/folder" in out
 
 
-@pytest.mark.parametrize("verb", [[], ["edit"], ["run"], ["plan"], ["doctor"]])
+@pytest.mark.parametrize("verb", [[], ["edit"], ["run"], ["plan"], ["measure"], ["doctor"]])
 def test_help_reads_well_and_has_an_example(verb: list[str], msbd: Msbd) -> None:
     code, out, _ = msbd(*verb, "--help")
     assert code == 0

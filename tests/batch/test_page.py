@@ -17,6 +17,8 @@ from quick import FAST, draw_inputs, manifest_of, pixels
 from shown import EVIL, SHORT, Watched, chromium, screenshot, tab
 
 from msbd_dist.batch import steps, tiles
+from msbd_dist.batch.compare import measure
+from msbd_dist.batch.measures import MEASURES
 from msbd_dist.batch.page import (
     Row,
     as_json,
@@ -27,6 +29,7 @@ from msbd_dist.batch.page import (
     write_edit,
     write_page,
 )
+from msbd_dist.batch.patch import Patch
 from msbd_dist.batch.record import EditResult, load_edit, load_run
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.batch.single import edit_manifest
@@ -235,6 +238,15 @@ def test_an_edits_page_has_all_of_it(edit: Watched, out: Path) -> None:
     images = page.locator("figure img")
     assert images.count() == 3 + 3  # candidates and stages
     assert images.evaluate_all("all => Promise.all(all.map(i => i.decode())).then(() => true)")
+    measures = page.locator("section[aria-labelledby=measures] tbody tr")
+    assert measures.count() == len(MEASURES)
+    rows = dict(zip([one.key for one in MEASURES], measures.all_inner_texts(), strict=True))
+    assert entry["measures"]["changed_outside"] == 0
+    assert f"{entry['measures']['edge_colour']:.2f}" in rows["edge_colour"]
+    assert f"{entry['measures']['edge_colour_before']:.2f}" in rows["edge_colour"]
+    shown = json.loads((out / "e0/tiles/index.json").read_text())
+    assert entry["measures"]["seam_ratio"] == shown["seams"]["overall"]
+    assert entry["measures"]["clip"] > 0
     losses = page.get_by_role("img", name=re.compile(r"Stage \d: loss from .* in 1 step"))
     assert losses.count() == 3
     times = page.locator(".times").inner_text()
@@ -251,6 +263,15 @@ def test_an_edits_page_has_all_of_it(edit: Watched, out: Path) -> None:
     for name in page.locator("a").evaluate_all("all => all.map(a => a.getAttribute('href'))"):
         assert (out / "e0" / name).exists(), name
     edit.check()
+
+
+def test_measures_of_a_run_are_those_of_its_files(out: Path) -> None:
+    (entry, _) = json.loads((out / "report.json").read_text())["edits"]
+    image, mask = (str(out.parent / name) for name in ("image.png", "mask.png"))
+    output = str(out / "e0" / "output.png")
+    found = measure(image, output, mask, prompt=SHORT, models=ModelSpec())
+    assert found.exact
+    assert found.measures == pytest.approx(entry["measures"], abs=1e-3)
 
 
 def test_the_slider_moves_and_every_pixel_is_the_outputs(edit: Watched, out: Path) -> None:
@@ -385,7 +406,7 @@ def test_where_a_large_edit_has_no_tiles_of_its_own_pixels_smaller_ones_are_show
     shutil.copytree(out, tmp_path / "copy")
     edit = opened(tmp_path / "copy")
     plan = edit.record.plan
-    patch = steps.Patch(edit.canvas(plan.final), np.dtype(edit.record.dtype))
+    patch = Patch(edit.canvas(plan.final), np.dtype(edit.record.dtype))
     show(edit, Edited(edit.picture, plan.bbox, patch, patch))
     write_edit(edit)
     with tab(browser) as watched:

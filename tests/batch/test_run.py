@@ -32,7 +32,7 @@ from msbd_dist.canvas.ledger import Ledger
 from msbd_dist.core.geometry import Size
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.dist.executor import Attempt
-from msbd_dist.errors import MsbdError
+from msbd_dist.errors import ModelError, MsbdError
 from msbd_dist.models.card import bundled_folder, resolve
 
 MODELS = steps.Models(ModelSpec(), resolve(ModelSpec()), "the bundled ones")
@@ -101,7 +101,8 @@ def test_every_kind_of_stage_and_task_was_there(quiet: tuple[Manifest, RunResult
     assert [stage.kind for stage in plan.stages] == ["base", "whole", "segmented"]
     assert len(plan.final.segments) > 2
     kinds = {(t.stage, t.kind) for t in plan.tasks("e0")}
-    assert kinds == {(s, k) for s in range(3) for k in ("denoise", "fit", "decode", "compose")}
+    made = {(s, k) for s in range(3) for k in ("denoise", "fit", "decode", "compose")}
+    assert kinds == made | {(2, "measure")}
 
 
 def test_a_run_leaves_its_record_candidates_previews_and_a_contact_sheet(
@@ -469,3 +470,28 @@ def test_a_missing_part_of_the_model_is_noticed_before_any_work(
         error = raised
     assert words in str(error)
     assert not list(tmp_path.glob("out/*/*/ledger/0-denoise*"))
+
+
+def test_measures_that_can_not_be_taken_do_not_cost_the_edit(
+    make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from msbd_dist.batch import worker
+    from msbd_dist.batch.measures import MEASURES
+
+    def refuse(*_: Any) -> Any:
+        raise ModelError("no judge today")
+
+    monkeypatch.setattr(worker, "appearance", refuse)
+    options = {**FAST, "samples": 1, "decoder_optimization": False, "steps": 1}
+    result = serial(make_manifest(options), tmp_path / "out")
+    (only,) = result.edits
+    assert (only.state, result.exit_code) == ("done", 0)
+    (entry,) = json.loads((tmp_path / "out/report.json").read_text())["edits"]
+    values = entry["measures"]
+    assert set(values) == {one.key for one in MEASURES}
+    assert [key for key in values if values[key] is not None] == ["changed_outside", "seam_ratio"]
+    assert "not measured: no judge today" in (tmp_path / "out/e0/log.txt").read_text()
+    profile = json.loads((tmp_path / "out/profile.json").read_text())
+    assert "measure" not in profile["seconds"]
+    again = serial(make_manifest(options), tmp_path / "out")
+    assert [edit.state for edit in again.edits] == ["kept"]

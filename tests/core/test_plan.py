@@ -192,18 +192,27 @@ def test_tasks_cover_each_slot_once_per_kind() -> None:
     found = plan(Size(6000, 6000), Box(500, 500, 2500, 2900), segment_batch=4)
     final = found.final
     for wave in found.waves("edit", final):
-        if wave[0].kind == "compose":
+        if wave[0].kind in ("compose", "measure"):
             continue
         assert sorted(s for task in wave for s in task.slots) == list(range(len(final.segments)))
     names = [task.name for task in found.tasks("edit")]
     assert len(names) == len(set(names))
 
 
+def test_the_last_task_measures_the_edit() -> None:
+    found = plan(Size(6000, 6000), Box(500, 500, 2500, 2900))
+    *_, last = found.tasks("edit")
+    assert [task for task in found.tasks("edit") if task.kind == "measure"] == [last]
+    assert (last.stage, last.slots) == (found.final.index, (0,))
+    assert found.slots(found.final, "measure") == found.ranks(last) == 1
+    assert 1 <= found.cost(last) < total_cost(found) / 10
+
+
 def test_without_diffusion_there_is_nothing_to_fit() -> None:
     found = plan(Size(2000, 2000), Box(0, 0, 900, 900), upscale_diffusion="off")
     kinds = [(t.stage, t.kind) for t in found.tasks("e")]
     assert (0, "fit") in kinds
-    assert all(kind in ("denoise", "compose") for stage, kind in kinds if stage > 0)
+    assert {kind for stage, kind in kinds if stage > 0} == {"denoise", "compose", "measure"}
     assert [found.denoiser_calls(stage) for stage in found.stages[1:]] == [0, 0]
 
 

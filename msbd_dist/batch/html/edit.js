@@ -55,6 +55,17 @@ function beforeAndAfter() {
   return section("Before and after", view.element, keys, ...notes);
 }
 
+function measures() {
+  const rows = data.measured.map((row) => make("tr", { title: row.says },
+    make("th", { scope: "row" }, row.label),
+    make("td", { class: "num" }, row.after || "–"), make("td", { class: "num soft" }, row.before),
+    make("td", { class: "soft" }, row.says)));
+  const names = ["Measure", "After", "Before", "What it says"].map((name, i) => make("th", { scope: "col", class: i === 1 || i === 2 ? "num" : null }, name));
+  return section("Measures", make("div", { class: "scroll" }, make("table", { class: "measures" },
+    make("thead", {}, make("tr", {}, ...names)), make("tbody", {}, ...rows))),
+  make("p", { class: "soft" }, "PSNR, SSIM and LPIPS compare the mask's box with what was there before: they say how much was changed. A dash: not taken."));
+}
+
 function candidates() {
   if (!data.candidates.length) return null;
   const figures = data.candidates.map((name, sample) => {
@@ -109,7 +120,7 @@ function curve(values, label) {
   );
 }
 
-const KINDS = { denoise: "diffusion", fit: "decoder optimization", decode: "decoding", compose: "composing", driver: "driver" };
+const KINDS = { denoise: "diffusion", fit: "decoder optimization", decode: "decoding", compose: "composing", measure: "measuring", driver: "driver" };
 
 function times() {
   const rows = data.stages.map((stage, index) => ({ name: stageName(stage), parts: data.seconds.stages[index] }));
@@ -170,4 +181,4 @@ function again() {
 }
 
 head();
-main.append(...[beforeAndAfter(), candidates(), stages(), losses(), times(), again()].filter(Boolean));
+main.append(...[beforeAndAfter(), measures(), candidates(), stages(), losses(), times(), again()].filter(Boolean));

@@ -9,6 +9,7 @@ const SORTS = {
   name: (a, b) => a.id.localeCompare(b.id, "en", { numeric: true }),
   best: (a, b) => (b.score ?? -Infinity) - (a.score ?? -Infinity) || a.number - b.number,
   worst: (a, b) => (a.score ?? Infinity) - (b.score ?? Infinity) || a.number - b.number,
+  borders: (a, b) => (b.borders ?? -1) - (a.borders ?? -1) || a.number - b.number,
   slowest: (a, b) => (b.seconds ?? -1) - (a.seconds ?? -1) || a.number - b.number,
 };
 
@@ -34,9 +35,10 @@ function element(row) {
     how.append(make("progress", { max: 100, value: percent, "aria-label": `${row.id}: ${percent} %` }));
   }
   const score = row.score === null ? "" : `score ${row.score.toFixed(2)}`;
+  const borders = row.borders === null ? null : make("div", { title: "How far the mask's edge and the borders of segments show: about 1 where nothing does" }, `borders ${row.borders.toFixed(2)}`);
   return make(
     "li", { class: "row" }, thumb, words, how,
-    make("div", { class: "right num soft score" }, score),
+    make("div", { class: "right num soft score" }, score, borders),
     make("div", { class: "right num soft" }, duration(row.seconds)),
   );
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msbd_dist.batch import steps
+from msbd_dist.batch import patch as patches
 from msbd_dist.batch.worker import stage_mask
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.images import from_float, to_float
@@ -58,8 +58,8 @@ def test_what_is_pasted_does_not_depend_on_its_parts(
     edited = canvas.composed(plan.final, BBOX.relative_to(plan.final.region))
     mixed = from_float(alpha * edited + (1 - alpha) * to_float(source[window]), np.uint8)
     wanted = np.where(mask[BBOX.slices], mixed, source[window])
-    monkeypatch.setattr(steps, "PART", part)
-    patch = steps.Patch(canvas, np.dtype(np.uint8))
+    monkeypatch.setattr(patches, "PART", part)
+    patch = patches.Patch(canvas, np.dtype(np.uint8))
     np.testing.assert_array_equal(patch(BBOX), wanted)
     assert patch.changed == np.count_nonzero(wanted != source[window])
 
@@ -95,6 +95,6 @@ def test_a_feather_may_reach_beyond_what_is_stored(tmp_path: Path) -> None:
     mask[bbox.relative_to(stored).slices] = True
     canvas.write_mask(stored, mask)
     assert not stored.contains(bbox.grown(801))
-    alpha = steps.alpha(canvas, plan, bbox)
+    alpha = patches.alpha(canvas, plan, bbox)
     assert alpha.shape == bbox.size.shape
     assert alpha.max() == pytest.approx(45 / 800)

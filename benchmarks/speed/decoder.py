@@ -1,0 +1,232 @@
+"""Decoder optimization: the paper's plain descent, and what takes less work to the same loss.
+
+The segments are as many as Stable Diffusion has for 3000 x 2000 pixels (15), at the size of the
+family that is measured. Their latents are of a picture as the last stage leaves it: an object where
+the mask is, the low-passed background elsewhere. Seconds are the process's own, on one thread, so
+that other work beside it counts little.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from msbd_dist.core.compose import Floats, resample
+from msbd_dist.core.decoder import (
+    Areas,
+    Decode,
+    DecoderFit,
+    FitSegment,
+    FitSettings,
+    Params,
+    segment_loss,
+)
+from msbd_dist.core.geometry import Box, Rect, Size
+from msbd_dist.core.reduction import Alone
+from msbd_dist.core.rounds import STEPS, Rounds
+from msbd_dist.core.spec import Method, ModelSpec
+from msbd_dist.core.tiling import Grid
+from msbd_dist.models.bundle import Models, load
+from msbd_dist.models.card import resolve
+from msbd_dist.models.latent import LatentModel
+from msbd_dist.tiny.scenes import Background, Scene, SceneObject, render
+
+LAMBDA, RATE = Method().decoder_lambda, Method().decoder_lr
+COLUMNS, ROWS = 5, 3  # of segments
+PATIENCE = 2  # times its own steps, after which a way is given up
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A decoder, what it decodes, and where its descent begins."""
+
+    decode: Decode
+    pretrained: Params
+    segments: tuple[FitSegment, ...]
+
+    def loss(self, params: Params) -> float:
+        """Over all segments."""
+        areas = Areas.of(self.segments)
+        with torch.no_grad():
+            shares = [
+                segment_loss(self.decode, params, s, areas, lam=LAMBDA) for s in self.segments
+            ]
+        return float(sum(shares))
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way down: from which problem, in which steps, how far each goes."""
+
+    problem: Callable[[Problem], Problem]
+    rounds: Rounds
+    rate: float = RATE
+
+
+def measure(folder: Path, models: ModelSpec) -> dict[str, Any]:
+    """The loss along each way, and when it first is what the plain way ends with."""
+    loaded = load(resolve(models), device=models.device)
+    problem = drawn(loaded)
+    count = len(problem.segments)
+    wanted, found = 0.0, {}
+    for name, way in ways(loaded.latent, count).items():
+        points = list(descended(way, problem, wanted))
+        wanted = wanted or points[-1]["loss"]
+        found[name] = {"points": points, "reached": reached(points, wanted)}
+        print(f"  {name}: {points[-1]}", flush=True)
+    return {"segments": count, "wanted": wanted, "ways": found, "device": loaded.describe()}
+
+
+def ways(latent: LatentModel, count: int) -> dict[str, Way]:
+    """What is compared; the first is the paper's."""
+    plain, sample = Rounds.of(Method(decoder_batch="full"), count), Rounds.of(Method(), count)
+
+    def same(problem: Problem) -> Problem:
+        return problem
+
+    def half(problem: Problem) -> Problem:
+        return replace(problem, decode=partial(latent.decode, half=True))
+
+    return {
+        "plain": Way(same, plain),
+        "sample": Way(same, sample),
+        "sample, bf16 products": Way(half, sample),
+        "sample, 3 times the learning rate": Way(same, sample, 3 * RATE),
+        "only the last block, its inputs held": Way(partial(last_block, latent), plain),
+    }
+
+
+def descended(way: Way, problem: Problem, wanted: float) -> Iterator[dict[str, float]]:
+    """Points on a way: steps, segments passed, seconds, loss. The plain way (``wanted`` 0) ends
+    with its steps, others when they are as low, or when `PATIENCE` is over."""
+    began = time.process_time()
+    mine = way.problem(problem)
+    steps = way.rounds.steps * (PATIENCE if wanted else 1)
+    rounds = replace(way.rounds, steps=steps)
+    settings = FitSettings(lr=way.rate, lam=LAMBDA)
+    fit = DecoderFit(mine.decode, mine.pretrained, mine.segments.__getitem__, rounds, settings)
+    spent = time.process_time() - began  # of preparing
+    while fit.turn < steps:
+        fit.rounds = replace(rounds, steps=min(steps, fit.turn + STEPS // 10))
+        began = time.process_time()
+        fit.run(Alone())
+        spent += time.process_time() - began
+        loss = mine.loss({name: w.detach() for name, w in fit.params.items()})
+        point = {"steps": fit.turn, "passes": fit.rounds.passes, "seconds": spent, "loss": loss}
+        yield {name: float(f"{value:.5g}") for name, value in point.items()}
+        if loss <= wanted:
+            return
+
+
+def reached(points: list[dict[str, float]], wanted: float) -> dict[str, float] | None:
+    """The first point that is as low; None where none is."""
+    return next((point for point in points if point["loss"] <= wanted), None)
+
+
+# -- what is decoded -------------------------------------------------------------------------------
+
+
+def drawn(models: Models) -> Problem:
+    """A star on grass, in segments as the last stage has them."""
+    family, latent = models.card.family, models.latent
+    size = Size(
+        ROWS * family.stride + family.overlap,
+        COLUMNS * family.stride + family.overlap,
+    )
+    source, mask = picture(size, star=False), disc(size)
+    coarse = Size(size.height * family.segment // size.width, family.segment)
+    soft = scaled(scaled(source, coarse), size)
+    edited = np.where(mask, picture(size, star=True), soft)
+    grid = Grid(size, Size(family.segment, family.segment), family.overlap)
+    segments = [
+        segment(latent, edited, source, mask, grid.weights(index), grid.window(index))
+        for index in range(len(grid))
+    ]
+    return Problem(latent.decode, latent.decoder_weights(), tuple(segments))
+
+
+def segment(
+    latent: LatentModel, edited: Floats, source: Floats, mask: Floats, weight: Floats, window: Box
+) -> FitSegment:
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array))[None].to(latent.parts.device)
+
+    inside = (slice(None), *window.slices)
+    z = latent.encode(tensor(edited[inside]))
+    target = latent.decode(z).clone()
+    masked = tensor(mask[window.slices][None])
+    return FitSegment(z, target, tensor(source[inside]), masked, tensor(weight[None]))
+
+
+def picture(size: Size, *, star: bool) -> Floats:
+    """(3, h, w) in [0, 1]."""
+    middle = (size.height / 2, size.width / 2)
+    thing = SceneObject(
+        colour="red", shape="star", center_y=middle[0], center_x=middle[1], radius=size.height / 3
+    )
+    scene = Scene(
+        size=size,
+        background=Background("grass"),
+        objects=(thing,) if star else (),
+        seed=5,
+        unit=size.width,
+    )
+    return np.asarray(render(scene).transpose(2, 0, 1), np.float32) / 255
+
+
+def disc(size: Size) -> np.ndarray:
+    """An ellipse of 0.8 of each side: (h, w) bool."""
+    y, x = np.ogrid[: size.height, : size.width]
+    inside: np.ndarray = (y / size.height - 0.5) ** 2 + (x / size.width - 0.5) ** 2 < 0.4**2
+    return inside
+
+
+def scaled(pixels: Floats, size: Size) -> Floats:
+    return resample(pixels, Rect(0, 0, *pixels.shape[1:]), size)
+
+
+# -- the last block alone --------------------------------------------------------------------------
+
+
+class Tail(nn.Module):
+    """The decoder from its last block on."""
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        self.block, self.norm = decoder.up_blocks[-1], decoder.conv_norm_out
+        self.act, self.out = decoder.conv_act, decoder.conv_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        picture: Tensor = self.out(self.act(self.norm(self.block(x))))
+        return picture * 0.5 + 0.5
+
+
+def last_block(latent: LatentModel, problem: Problem) -> Problem:
+    """The same problem of the last block: what it is given never changes, and is held."""
+    decoder = latent.decoder.decoder
+    tail = Tail(decoder)
+
+    def decode(x: Tensor, params: Params | None) -> Tensor:
+        picture: Tensor = functional_call(tail, params or {}, (x,))
+        return picture
+
+    given: list[Tensor] = []
+    block = decoder.up_blocks[-1]
+    hook = block.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].detach()))
+    try:
+        for one in problem.segments:
+            latent.decode(one.z)
+    finally:
+        hook.remove()
+    weights = {name: w.detach().clone() for name, w in tail.named_parameters()}
+    segments = [replace(s, z=x.clone()) for s, x in zip(problem.segments, given, strict=True)]
+    return Problem(decode, weights, tuple(segments))
