@@ -1,0 +1,159 @@
+"""Q6: whether segments show, for this method's noise and compositing and for others.
+
+A border's piece counts with the steps of neighbouring pixels across it and beside it (see
+`msbd_dist.core.measure`); a picture's ratio is that of the sums of all its pieces. Where segments
+don't overlap their borders are elsewhere: the untouched picture is measured on both sets of lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from benchmarks.claims.done import Done, planes
+from benchmarks.claims.question import Claim, Column, Question, Row, Variant
+from benchmarks.claims.scenes import Case, cases
+from msbd_dist.core.geometry import Box, Size
+from msbd_dist.core.measure import Steps, seams
+from msbd_dist.core.quality import stride_peak
+from msbd_dist.core.tiling import Grid
+from msbd_dist.tiny.evaluate.edits import marked
+from msbd_dist.tiny.scenes import Background, Image
+
+_SIDE = 512  # pixels: three segments a side
+_FLAT = ("sky", "sand", "water", "wood", "wall")
+_DETAIL = 256  # pixels of the middle that the grid shows, with more contrast
+
+
+def _grounds(number: int, background: Background) -> bool:
+    """Little texture and much, in turn."""
+    return (background.kind in _FLAT) == (number % 2 == 0)
+
+
+def _cases(count: int) -> list[Case]:
+    return cases(6, count, side=_SIDE, cells=(56, 60), inset=1, grounds=_grounds, things=False)
+
+
+def _measure(done: Done) -> list[Row]:
+    """The edit, and the untouched picture on the same lines."""
+    grid = done.opened().record.plan.final.grid
+    real = "real lines" if grid.overlap else "real own lines"
+    rows = [Row(done.case.id, done.variant, _values(done.picture, done.case, grid))]
+    if done.variant in ("ours", "apart"):
+        rows.append(Row(done.case.id, real, _values(done.case.before(), done.case, grid)))
+    return rows
+
+
+def _values(picture: Image, case: Case, grid: Grid) -> dict[str, float]:
+    pixels, mask = planes(picture), case.mask
+
+    def read(box: Box) -> np.ndarray:
+        return pixels[(slice(None), *box.slices)]
+
+    def masked(box: Box) -> np.ndarray:
+        return mask[box.slices]
+
+    bounds = Box.of(Size(*mask.shape))
+    steps = sum((steps for _, steps in seams(grid, read, masked, bounds)), Steps())
+    found = {"seam": steps.ratio, "peak": stride_peak(pixels, mask, grid.stride.width)}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _tiles(case: Case, done: Mapping[str, Done]) -> tuple[Image, ...]:
+    """The middle, where borders cross, with contrast stretched alike in all."""
+    before = _middle(case.before())
+    low, high = np.percentile(before, (1, 99))
+    pictures = [before, *(_middle(one.picture) for one in done.values())]
+    scaled = [(one.astype(np.float32) - low) / max(high - low, 32.0) for one in pictures]
+    shown = [np.rint(np.clip(0.8 * one + 0.1, 0, 1) * 255).astype(np.uint8) for one in scaled]
+    return (marked(case.before(), case.mask), *shown)
+
+
+def _middle(picture: Image) -> Image:
+    start = (_SIDE - _DETAIL) // 2
+    return picture[start : start + _DETAIL, start : start + _DETAIL]
+
+
+_VARIANTS = (
+    Variant(key="ours", words="canvas noise, weighted sum"),
+    Variant(
+        key="authors",
+        words="the same noise in every segment, over (the authors')",
+        keys={"noise": "segment", "compose": "over"},
+    ),
+    Variant(
+        key="sum",
+        words="the same noise in every segment, weighted sum",
+        keys={"noise": "segment"},
+        every=2,
+    ),
+    Variant(key="apart", words="no overlap", keys={"overlap": 0}, every=2),
+)
+
+
+QUESTION = Question(
+    key="q6",
+    title="Seams between segments",
+    cases=_cases,
+    shared={
+        "steps": 10,
+        "repaint": 0,
+        "samples": 1,
+        "upscale_steps": 50,
+        "segment_start": 0.25,
+        "decoder_optimization": False,
+    },
+    variants=_VARIANTS,
+    measure=_measure,
+    names={
+        "real lines": "untouched pictures, on the same lines",
+        "real own lines": "untouched pictures, on the lines of no overlap",
+    },
+    columns=(
+        Column(key="seam", label="seam ratio", form="times"),
+        Column(key="peak", label="spectrum's peak at the stride", form="times"),
+    ),
+    claims=(
+        Claim(
+            words="ours: the seam ratio is at most 1.05",
+            column="seam",
+            variant="ours",
+            how="mean",
+            more=False,
+            bound=1.05,
+        ),
+        Claim(
+            words="ours shows less than the authors' scheme",
+            column="seam",
+            variant="ours",
+            against="authors",
+            how="ratio",
+            more=False,
+            bound=1.0,
+        ),
+        Claim(
+            words="ours shows less than no overlap",
+            column="seam",
+            variant="ours",
+            against="apart",
+            how="ratio",
+            more=False,
+            bound=1.0,
+        ),
+        Claim(
+            words="ours has a smaller peak at the stride than the authors' scheme",
+            column="peak",
+            variant="ours",
+            against="authors",
+            how="ratio",
+            more=False,
+            bound=1.0,
+        ),
+    ),
+    heads=("mask", "untouched", "ours", "the authors'", "their noise, sum", "no overlap"),
+    tiles=_tiles,
+    side=144,
+    shown=6,
+    cost=20.0,
+)
