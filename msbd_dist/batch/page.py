@@ -152,7 +152,7 @@ def page_data(edit: Edit, run: RunRecord | None) -> dict[str, Any]:
     return found | {
         "id": edit.id,
         "size": plan.image.shape,
-        "candidates": [candidate_name(base, i) for i in range(plan.method.samples)],
+        "candidates": [candidate_name(base, i) for i in range(plan.candidates)],
         "stages": stages,
         "view": shown and shown | {"edited": [box.y0, box.x0, box.y1, box.x1]},
         "method": asdict(plan.method),

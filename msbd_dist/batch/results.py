@@ -42,16 +42,17 @@ def entry(out: Files, result: EditResult) -> dict[str, Any]:
 def finished(record: EditRecord, ledger: Ledger) -> dict[str, Any]:
     """What is said of a finished edit.
 
-    "scores" and "chosen" of the candidates; "seconds" (`seconds_of`); "changed_samples";
-    "compared" and "pixels" of the output; "sha256" of its content; "models" that made it.
+    "scores" and "chosen" of the candidates, None without; "seconds" (`seconds_of`);
+    "changed_samples"; "compared" and "pixels" of the output; "sha256" of its content; "models" that
+    made it.
     """
     base, export = ledger["0-denoise-0"], ledger["export"]
     return {
         "seed": record.seed,
         "plan": record.plan.digest,
         "prompt": record.spec.prompt,
-        "scores": base["scores"],
-        "chosen": base["chosen"],
+        "scores": base.get("scores"),
+        "chosen": base.get("chosen"),
         "changed_samples": export["changed_samples"],
         "compared": export["compared"],
         "pixels": export["pixels"],

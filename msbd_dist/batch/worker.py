@@ -244,16 +244,14 @@ class TaskWorker:
         return [round(score, 4) for score in scores]
 
     def _denoise_segments(self, scene: Scene, slots: Sequence[int]) -> Facts:
-        """Later stages (Figs. 1b and 1c): super-resolution, part-way noise, blended diffusion."""
+        """Later stages (Figs. 1b and 1c): super-resolution, part-way noise, blended diffusion.
+
+        Or the only stage, whose segments begin with noise alone.
+        """
         stage = scene.stage
         windows = [stage.window(slot) for slot in slots]
         masks = np.stack([scene.mask(window) for window in windows])
-        start = np.stack(
-            [
-                composed(mask, self._enlarged(scene, window), self._background(scene, window))
-                for mask, window in zip(masks, windows, strict=True)
-            ]
-        )
+        start = np.stack([self._start(scene, *pair) for pair in zip(masks, windows, strict=True)])
         if not scene.plan.diffuses(stage):
             for slot, picture in zip(slots, start, strict=True):
                 scene.canvas.write_segment(stage, slot, picture)
@@ -413,19 +411,26 @@ class TaskWorker:
             schedule(latent.alphas_cumprod, stage.steps, num_calls=stage.num_calls),
             _noise(fields, boxes, device),
             eta=method.eta,
-            repaint=method.repaint if stage.kind == "base" else 0,
+            repaint=method.repaint if stage.index == 0 else 0,
         )
         _require_finite(z.cpu().numpy(), scene, "denoiser")
         return z
 
     def _guidance(self, scene: Scene) -> float:
         method = scene.plan.method
-        if scene.stage.kind != "base" and method.upscale_diffusion == "unconditional":
+        later = scene.stage.index > 0
+        if later and method.upscale_diffusion == "unconditional":
             return 0.0
-        segmented = scene.stage.kind == "segmented"
+        segmented = later and scene.stage.kind == "segmented"
         guidance = method.segment_guidance if segmented else method.guidance
         assert guidance is not None  # a plan's method is settled
         return guidance
+
+    def _start(self, scene: Scene, mask: Bools, window: Box) -> Floats:
+        """x~ = m * SR(x_prev) + (1-m) * LP(x_in) in a window; the input where nothing is before."""
+        if scene.stage.index == 0:
+            return scene.source(window)
+        return composed(mask, self._enlarged(scene, window), self._background(scene, window))
 
     def _enlarged(self, scene: Scene, window: Box) -> Floats:
         """SR(x_prev) in a window: the previous stage with a halo, enlarged, then resized down."""
@@ -455,7 +460,10 @@ class TaskWorker:
         return lowpass(scene.canvas.source, stage, coarse, window)
 
     def _latent_box(self, scene: Scene, window: Box) -> Box:
+        """Where a window's noise comes from, in latent cells."""
         f = scene.plan.family.vae_factor
+        if scene.plan.method.noise == "segment":
+            window = Box.of(window.size)
         return Box(window.y0 // f, window.x0 // f, window.y1 // f, window.x1 // f)
 
 

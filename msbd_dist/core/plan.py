@@ -17,6 +17,7 @@ from typing import Literal
 from msbd_dist.core.geometry import Box, Rect, Size, map_box, placed, round_up
 from msbd_dist.core.spec import Family, Method
 from msbd_dist.core.tiling import Grid, batches, planned
+from msbd_dist.errors import ManifestError
 
 StageKind = Literal["base", "whole", "segmented"]
 TaskKind = Literal["denoise", "fit", "decode", "compose"]
@@ -83,7 +84,7 @@ class Plan:
 
     image: Size
     bbox: Box
-    family: Family
+    family: Family  # with the overlap that the method asks for
     method: Method  # settled: nothing in it is None
     stages: tuple[Stage, ...]
 
@@ -122,12 +123,21 @@ class Plan:
         return ("denoise", "compose")
 
     def diffuses(self, stage: Stage) -> bool:
-        return stage.kind == "base" or self.method.upscale_diffusion != "off"
+        return stage.index == 0 or self.method.upscale_diffusion != "off"
+
+    @property
+    def candidates(self) -> int:
+        """Pictures that the first stage makes to choose among; 0 where it works in segments."""
+        return self.method.samples if self.stages[0].kind == "base" else 0
 
     def denoiser_calls(self, stage: Stage) -> int:
         """Denoised latents of one stage (guidance doubles the UNet's batch, not this count)."""
-        if stage.kind == "base":
-            return self.method.samples * self.method.steps * (self.method.repaint + 1)
+        if stage.index == 0:
+            return (
+                (self.candidates or len(stage.segments))
+                * stage.num_calls
+                * (self.method.repaint + 1)
+            )
         return stage.num_calls * len(stage.segments) if self.diffuses(stage) else 0
 
     def decoder_passes(self, stage: Stage) -> int:
@@ -175,7 +185,7 @@ class Plan:
         f = self.family
         total = self.source_box.size.area
         for stage in self.stages:
-            slots = self.method.samples if stage.kind == "base" else len(stage.segments)
+            slots = max(self.candidates if stage.index == 0 else 0, len(stage.segments))
             area = stage.grid.segment.area
             total += slots * area * (6 + 4 * f.latent_channels // f.vae_factor**2)
             total += stage.size.area * 6
@@ -224,13 +234,17 @@ def make_plan(
     ``bbox`` bounds the mask in image pixels; ``any_mask`` tells whether a box of image pixels
     (inside the image) holds a masked one.
     """
-    method = method.settled(family)
+    method, family = method.settled(family), overlapping(family, method)
     region = edit_region(image, bbox, family=family, margin=method.margin)
-    edges = stage_edges(region.size.long_edge, family=family)
+    long_edge = region.size.long_edge
+    base = base_edge(long_edge, family=family, method=method)
+    edges = stage_edges(long_edge, family=family, base=base)
+    if method.stages == "segments":
+        edges = edges[-1:]
     stages = []
     for index, edge in enumerate(edges):
-        if index == 0:
-            stages.append(_base_stage(image, region, family=family, method=method))
+        if index == 0 and method.stages == "multi":
+            stages.append(_base_stage(image, region, base, method=method))
         else:
             stages.append(
                 _later_stage(index, edge, image, region, any_mask, family=family, method=method)
@@ -271,30 +285,55 @@ def _with_room(side: int, long_edge: int, limit: int, family: Family) -> int:
     return max(side, min(wanted, limit))
 
 
-def stage_edges(long_edge: int, *, family: Family) -> tuple[int, ...]:
+def overlapping(family: Family, method: Method) -> Family:
+    """The family with the overlap of segments that the method asks for, if it asks."""
+    if method.overlap is None:
+        return family
+    if method.overlap % family.vae_factor or method.overlap > family.segment // 2:
+        raise ManifestError(
+            f"overlap: got {method.overlap}, wanted a multiple of {family.vae_factor} and at most "
+            f"{family.segment // 2}, half of this model's segments"
+        )
+    return replace(family, overlap=method.overlap)
+
+
+def base_edge(long_edge: int, *, family: Family, method: Method) -> int:
+    """The side of the first stage in pixels: the native size where no other is asked for.
+
+    One that is asked for is taken down to the edited region, whose longer edge is ``long_edge``.
+    """
+    wanted, multiple = method.base_size or family.native, family.unet_multiple
+    if wanted % multiple:
+        raise ManifestError(
+            f"base_size: got {wanted}, wanted a multiple of {multiple}, which this model needs"
+        )
+    return min(wanted, max(family.native, long_edge // multiple * multiple))
+
+
+def stage_edges(long_edge: int, *, family: Family, base: int | None = None) -> tuple[int, ...]:
     """The longer edge of each stage in pixels, ending at full resolution.
 
-    Native size, 1.5x native, then at most the super-resolution model's factor per stage. No stage
-    appears twice.
+    ``base`` (the native size), 1.5x native, then at most the super-resolution model's factor per
+    stage. No stage appears twice.
     """
-    edges = [family.native]
-    if long_edge > family.segment:
+    edges = [base or family.native]
+    if edges[0] < family.segment < long_edge:
         edges.append(family.segment)
-        while long_edge > edges[-1] * family.sr_factor:
-            edges.append(edges[-1] * family.sr_factor)
+    while long_edge > edges[-1] * family.sr_factor:
+        edges.append(edges[-1] * family.sr_factor)
     if long_edge > edges[-1]:
         edges.append(long_edge)
     return tuple(edges)
 
 
-def _base_stage(image: Size, region: Box, *, family: Family, method: Method) -> Stage:
-    """Stage 1: the square about the region at the native size (Fig. 1a)."""
+def _base_stage(image: Size, region: Box, edge: int, *, method: Method) -> Stage:
+    """Stage 1: the square about the region, ``edge`` pixels a side (Fig. 1a)."""
     side = region.size.long_edge
     center2 = (region.y0 + region.y1, region.x0 + region.x1)
     square = placed(center2, Size(side, side), image)
     if not square.contains(region):  # the region reaches beyond the image: so must the square
         square = _square_around(region)
-    grid = Grid.whole(Size(family.native, family.native))
+    grid = Grid.whole(Size(edge, edge))
     return Stage(0, "base", square, grid, (0,), method.steps, 1.0)
 
 
@@ -315,15 +354,19 @@ def _later_stage(
     family: Family,
     method: Method,
 ) -> Stage:
-    """A stage after the first (Fig. 1b), in segments where it is larger than one (Fig. 1c)."""
-    size = _stage_size(region.size, edge, family=family)
+    """A stage after the first (Fig. 1b), in segments where it is larger than one (Fig. 1c).
+
+    Where it is the first one, it begins with noise alone and runs the first stage's schedule.
+    """
+    size, first = _stage_size(region.size, edge, family=family), index == 0
+    steps = method.steps if first else method.upscale_steps
     if size.long_edge <= family.segment:
         grid = Grid.whole(size)
-        start = method.middle_start or 1.0
-        return Stage(index, "whole", region, grid, (0,), method.upscale_steps, start)
+        start = 1.0 if first else method.middle_start or 1.0
+        return Stage(index, "whole", region, grid, (0,), steps, start)
     grid = Grid(size, Size(family.segment, family.segment), family.overlap)
-    start = method.segment_start or 1.0
-    stage = Stage(index, "segmented", region, grid, (), method.upscale_steps, start)
+    start = 1.0 if first else method.segment_start or 1.0
+    stage = Stage(index, "segmented", region, grid, (), steps, start)
 
     def meets_mask(window: Box) -> bool:
         box = stage.image_rect(window).outer().intersection(Box.of(image))

@@ -20,6 +20,8 @@ Lowpass = Literal["matching", "half", "off"]
 DecoderBatch = Literal["full", "minibatch"]
 Reduction = Literal["exact", "fast", "bf16"]
 Compose = Literal["sum", "over"]
+Stages = Literal["multi", "segments"]
+NoiseOf = Literal["canvas", "segment"]
 TiffWay = Literal["auto", "copy", "plain", "pyramid"]
 OmeVersion = Literal["0.4", "0.5"]
 Verify = Literal["sample", "full", "off"]  # how much of what was written is compared
@@ -124,6 +126,14 @@ class Method:
         default=1.3,
         metadata=_about("edited region relative to the mask's box, per axis", low=1, high=8),
     )
+    stages: Stages = field(
+        default="multi",
+        metadata=_about("all, or only full resolution: each segment painted by itself, to compare"),
+    )
+    base_size: int | None = field(
+        default=None,
+        metadata=_about("side of the first stage; without, the model's own", low=8, high=8192),
+    )
     samples: int = field(
         default=5, metadata=_about("candidates of the first stage", low=1, high=64)
     )
@@ -196,6 +206,14 @@ class Method:
         metadata=_about(
             "how workers add up gradients: the same bits for any number of them, or less sent"
         ),
+    )
+    overlap: int | None = field(
+        default=None,
+        metadata=_about("pixels by which segments overlap; without, the model's", low=0, high=4096),
+    )
+    noise: NoiseOf = field(
+        default="canvas",
+        metadata=_about("noise belongs to its place, or is the same in every segment, to compare"),
     )
     compose: Compose = field(
         default="sum", metadata=_about("how segments overlap: weighted sum, or alpha compositing")

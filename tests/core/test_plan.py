@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Plan, Task, make_plan
 from msbd_dist.core.spec import Family, Method
+from msbd_dist.errors import ManifestError
 
 SD = Family(native=512, segment=768, overlap=128)
 TINY = Family(native=128, segment=192, overlap=32, unet_multiple=32, guidance=6)
@@ -120,6 +121,48 @@ def test_call_counts_of_the_paper() -> None:
     assert found.denoiser_calls(middle) == 40
     assert found.denoiser_calls(final) == 25 * len(final.segments)
     assert found.decoder_passes(base) == 100
+
+
+def test_the_papers_first_baseline_is_one_large_stage_enlarged() -> None:
+    box = Box(500, 500, 2500, 2500)
+    found = plan(Size(3000, 3000), box, base_size=960, margin=1.0, upscale_diffusion="off")
+    base, final = found.stages
+    assert (base.size, final.size) == (Size(960, 960), Size(2000, 2000))
+    assert [found.denoiser_calls(stage) for stage in found.stages] == [5 * 300, 0]
+
+
+def test_a_larger_first_stage_is_no_larger_than_what_is_edited() -> None:
+    found = plan(Size(3000, 3000), Box(500, 500, 1500, 1500), base_size=2048, margin=1.0)
+    assert [stage.size.long_edge for stage in found.stages] == [960, 1000]
+
+
+def test_the_papers_second_baseline_paints_each_segment_from_noise() -> None:
+    box = Box(500, 500, 2548, 2548)
+    found = plan(Size(3000, 3000), box, stages="segments", margin=1.0)
+    (only,) = found.stages
+    assert (only.kind, only.size, len(only.segments)) == ("segmented", Size(2048, 2048), 9)
+    assert found.denoiser_calls(only) == 9 * 300
+    assert found.diffuses(only)
+
+
+def test_an_overlap_of_its_own() -> None:
+    box = Box(500, 500, 2036, 2036)
+    found = plan(Size(3000, 3000), box, overlap=0, margin=1.0)
+    assert (found.final.grid.overlap, len(found.final.segments)) == (0, 4)
+    assert found.family.stride == 768
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"overlap": 100}, "overlap: got 100, wanted a multiple of 8 and at most 384"),
+        ({"overlap": 512}, "overlap: got 512, wanted a multiple of 8 and at most 384"),
+        ({"base_size": 1000}, "base_size: got 1000, wanted a multiple of 64"),
+    ],
+)
+def test_sizes_that_the_model_can_not_have_are_refused(options: dict, wanted: str) -> None:
+    with pytest.raises(ManifestError, match=wanted):
+        plan(Size(3000, 3000), Box(500, 500, 2036, 2036), **options)
 
 
 def test_height_goes_with_height() -> None:

@@ -56,6 +56,7 @@ function beforeAndAfter() {
 }
 
 function candidates() {
+  if (!data.candidates.length) return null;
   const figures = data.candidates.map((name, sample) => {
     const chosen = sample === data.chosen;
     const words = [`Candidate ${sample + 1}`, chosen ? make("strong", {}, " · chosen") : null, make("br"),
