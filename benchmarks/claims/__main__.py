@@ -13,8 +13,8 @@ import argparse
 import json
 import shlex
 import sys
+import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from benchmarks.claims.page import TEXT, claims_of, page, table_of
@@ -23,19 +23,30 @@ from benchmarks.claims.question import Question
 from benchmarks.claims.results import entry, results
 from benchmarks.claims.suite import QUESTIONS, with_needed
 from benchmarks.claims.work import Asked, Work
-from msbd_dist.cli.progress import watching
+from msbd_dist.batch.board import Silent
+from msbd_dist.batch.status import Status
+from msbd_dist.cli.progress import in_a_line
+
+EVERY = 30.0  # seconds between two lines
+
+
+class Lines(Silent):
+    """A line now and then."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def show(self, status: Status) -> None:
+        if time.monotonic() - self._last >= EVERY:
+            self._last = time.monotonic()
+            print(in_a_line(status), flush=True)
 
 
 def main() -> None:
     options = arguments()
     questions = with_needed(options.questions)
     print(estimate(questions, options.scale, options.workers), flush=True)
-    work = Work(
-        out=options.out,
-        scale=options.scale,
-        workers=options.workers,
-        watch=partial(watching, quiet=True),
-    )
+    work = Work(out=options.out, scale=options.scale, workers=options.workers, watch=Lines())
     asked = ask_all(work, questions)
     command = shlex.join(["python", "-m", "benchmarks.claims", *sys.argv[1:]])
     found = results(asked.values(), command=command, scale=options.scale)

@@ -11,11 +11,10 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from PIL import Image as Pil
 from benchmarks.claims.done import Done
 from benchmarks.claims.question import Question, Row, Variant
 from benchmarks.claims.scenes import Case
-from msbd_dist.batch.board import Watch
+from msbd_dist.batch.board import Silent, Watch
 from msbd_dist.batch.manifest import read_manifest
 from msbd_dist.batch.record import ExecutorKind
 from msbd_dist.batch.run import run_manifest
@@ -55,7 +54,7 @@ class Work:
     scale: float = 1.0
     workers: int = 2
     executor: ExecutorKind = "ray"
-    watch: Callable[[], AbstractContextManager[Watch]] | None = None
+    watch: Watch = field(default_factory=Silent)
     _pool: ProcessPoolExecutor | None = field(default=None, repr=False)
 
     def ask(self, question: Question, earlier: dict[str, Asked]) -> Asked:
@@ -89,12 +88,9 @@ class Work:
         path.write_text(manifest_text(question, planned))
         run = folder / "run"
         manifest = read_manifest(path, anywhere=True)
-        options: dict[str, Any] = {"workers": self.workers, "executor": self.executor}
-        if self.watch is None:
-            result = run_manifest(manifest, run, **options)
-        else:
-            with self.watch() as watch:
-                result = run_manifest(manifest, run, watch=watch, **options)
+        result = run_manifest(
+            manifest, run, workers=self.workers, executor=self.executor, watch=self.watch
+        )
         for edit in result.edits:
             if edit.state not in ("done", "kept"):
                 raise RunError(f"{question.key}: edit {edit.id}: {edit.error or edit.state}")
