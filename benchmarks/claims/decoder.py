@@ -12,6 +12,7 @@ from benchmarks.claims.done import Done, image, planes
 from benchmarks.claims.measures import edge
 from benchmarks.claims.question import REAL, Claim, Column, Question, Row, Variant
 from benchmarks.claims.scenes import Case, cases
+from msbd_dist.tiny.evaluate.cases import SIZE
 from msbd_dist.tiny.evaluate.edits import marked
 from msbd_dist.tiny.scenes import Background, Image
 
@@ -24,7 +25,7 @@ def _any(_: int, __: Background) -> bool:
 
 
 def _cases(count: int) -> list[Case]:
-    return cases(5, count, side=128, cells=(7, 10), inset=2, grounds=_any)
+    return cases(5, count, size=SIZE, cells=(6, 9), inset=2, grounds=_any)
 
 
 def _measure(done: Done) -> list[Row]:

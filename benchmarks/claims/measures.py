@@ -13,7 +13,6 @@ from msbd_dist.core.quality import edge_consistency, sharpness
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.models.card import resolve
 from msbd_dist.tiny.evaluate import probe
-from msbd_dist.tiny.evaluate.cases import NAMES
 from msbd_dist.tiny.evaluate.edits import crop
 from msbd_dist.tiny.evaluate.judge import Judge
 from msbd_dist.tiny.evaluate.measure import named_right
@@ -62,19 +61,21 @@ def sharp(picture: Image, mask: np.ndarray, truth: Image) -> Values:
 
 
 def objects(case: Case, picture: Image) -> Values:
-    """How many of the asked object are there: areas of its colour, and windows that show it.
+    """Whether one object of the asked kind is there, rather than several or parts.
 
-    "found": connected areas of the colour of at least an object's size. "one": whether that is one.
-    "windows": of the nine windows of half the picture's sides, a quarter apart, how many CLIP gives
-    the name of the asked kind.
+    "found": connected areas of its colour, of at least an object's size. "one": whether that is
+    one. "like": how well one silhouette of its shape covers all of that colour. "window": by how
+    much CLIP's score of the name is higher for the best of nine windows than for the whole; a
+    window shows the whole of what is repeated, and a part of what is not.
     """
-    found = sum(blob.colour == case.kind.colour for blob in probe.blobs(picture))
-    named = judge().best(windows(picture), NAMES)
-    asked = NAMES.index(case.kind.name)
+    kind = case.kind
+    found = sum(blob.colour == kind.colour for blob in probe.blobs(picture))
+    scores = judge().scores([crop(case.placed, picture), *windows(picture)], (kind.name,))[:, 0]
     return {
         "found": float(found),
         "one": float(found == 1),
-        "windows": float(sum(index == asked for index in named)),
+        "like": probe.likeness(picture, kind.colour, kind.shape),
+        "window": float(scores[1:].max() - scores[0]),
     }
 
 

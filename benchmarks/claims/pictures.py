@@ -11,7 +11,7 @@ from msbd_dist.tiny.evaluate.measure import Outcome
 
 
 def write_grid(asked: Asked, folder: Path) -> None:
-    """FOLDER/<question>.png, where the question has a grid."""
+    """FOLDER/<question>.png, where the question has a grid; of scenes that have all variants."""
     question = asked.question
     if question.tiles is None:
         return
@@ -19,7 +19,8 @@ def write_grid(asked: Asked, folder: Path) -> None:
     for done in asked.done:
         scenes.setdefault(done.case.id, {}).setdefault(done.variant, done)
     outcomes = []
-    for dones in list(scenes.values())[: question.shown]:
+    whole = [dones for dones in scenes.values() if len(dones) == len(question.variants)]
+    for dones in whole[: question.shown]:
         case = next(iter(dones.values())).case
         outcomes.append(Outcome({}, question.tiles(case, dones), f"{case.id}: {case.prompt}"))
     sheet = Sheet(

@@ -8,6 +8,7 @@ from benchmarks.claims.done import Done
 from benchmarks.claims.measures import edge, obeyed
 from benchmarks.claims.question import REAL, Claim, Column, Question, Row, Variant
 from benchmarks.claims.scenes import Case, cases, plain
+from msbd_dist.tiny.evaluate.cases import SIZE
 from msbd_dist.tiny.evaluate.edits import marked
 from msbd_dist.tiny.scenes import Image
 
@@ -16,7 +17,7 @@ _DEAR = 10  # from so many passes on, one edit of a scene
 
 
 def _cases(count: int) -> list[Case]:
-    return cases(2, count, side=128, cells=(7, 10), inset=2, grounds=plain)
+    return cases(2, count, size=SIZE, cells=(6, 9), inset=2, grounds=plain)
 
 
 def _measure(done: Done) -> list[Row]:

@@ -17,6 +17,7 @@ from benchmarks.claims.measures import edge, obeyed
 from benchmarks.claims.question import REAL, Claim, Column, Question, Row, Variant
 from benchmarks.claims.scenes import Case, cases, plain
 from msbd_dist.core.compose import Floats, composed
+from msbd_dist.tiny.evaluate.cases import SIZE
 from msbd_dist.tiny.evaluate.edits import marked
 from msbd_dist.tiny.scenes import Image
 
@@ -25,7 +26,7 @@ BEST_OF = (1, 2, 4, 5, 8, 16)
 
 
 def _cases(count: int) -> list[Case]:
-    return cases(3, count, side=128, cells=(7, 10), inset=2, grounds=plain)
+    return cases(3, count, size=SIZE, cells=(6, 9), inset=2, grounds=plain)
 
 
 def _measure(done: Done) -> list[Row]:

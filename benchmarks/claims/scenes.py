@@ -59,7 +59,7 @@ def cases(
     topic: int,
     count: int,
     *,
-    side: int,
+    size: Size,
     cells: tuple[int, int],
     inset: int,
     grounds: Callable[[int, Background], bool],
@@ -67,10 +67,10 @@ def cases(
 ) -> list[Case]:
     """The first ``count`` cases of a topic: the same ones whatever the count.
 
-    Pictures of ``side`` pixels hold what one training picture would. Boxes have ``cells`` (least,
-    most) cells of 8 pixels a side and are ``inset`` cells or more from the edge. ``grounds`` says
-    whether a background will do for the case of a number. ``things``: each kind in turn is to be
-    painted, on backgrounds that pixels can tell it from; else the background alone.
+    The shorter side of a picture holds what one training picture would. Boxes are ``cells`` (least,
+    most) cells of 8 pixels shorter than the picture, and ``inset`` cells or more from its edge.
+    ``grounds`` says whether a background will do for the case of a number. ``things``: each kind in
+    turn is to be painted, on backgrounds that pixels can tell it from; else the background alone.
     """
     first = FIRST + _OWN + topic * _SPAN
     order = np.random.default_rng(first).permutation(len(KINDS))
@@ -79,10 +79,10 @@ def cases(
         kind = KINDS[order[number % len(KINDS)]] if things else None
         scene = next(
             scene
-            for scene in (_empty(seed, side) for seed in seeds)
+            for scene in (_empty(seed, size) for seed in seeds)
             if grounds(number, scene.background) and _tells(kind, scene.background)
         )
-        placed = Placed(scene, _box(scene.seed, side, cells, inset), kind)
+        placed = Placed(scene, _box(scene.seed, size, cells, inset), kind)
         found.append(Case(f"s{number:02}", placed, number % 2 == 1))
     return found
 
@@ -98,15 +98,15 @@ def _tells(kind: Kind | None, background: Background) -> bool:
     return visible(kind, background) and kind.colour not in LIKE.get(background.kind, ())
 
 
-def _empty(seed: int, side: int) -> Scene:
-    return random_scene(seed, Size(side, side), objects=0, unit=side)
+def _empty(seed: int, size: Size) -> Scene:
+    return random_scene(seed, size, objects=0, unit=min(size.height, size.width))
 
 
-def _box(seed: int, side: int, cells: tuple[int, int], inset: int) -> Box:
+def _box(seed: int, size: Size, cells: tuple[int, int], inset: int) -> Box:
     rng = np.random.default_rng((seed, 2))
-    low, high = cells
-    height, width = (int(n) for n in rng.integers(low, high + 1, 2))
-    across = side // CELL
-    y = int(rng.integers(inset, across - height - inset + 1))
-    x = int(rng.integers(inset, across - width - inset + 1))
+    rows, columns = size.height // CELL, size.width // CELL
+    less = rng.integers(*cells, 2, endpoint=True)
+    height, width = rows - int(less[0]), columns - int(less[1])
+    y = int(rng.integers(inset, rows - height - inset + 1))
+    x = int(rng.integers(inset, columns - width - inset + 1))
     return Box(y * CELL, x * CELL, (y + height) * CELL, (x + width) * CELL)

@@ -21,7 +21,7 @@ from msbd_dist.core.tiling import Grid
 from msbd_dist.tiny.evaluate.edits import marked
 from msbd_dist.tiny.scenes import Background, Image
 
-_SIDE = 512  # pixels: three segments a side
+_SIZE = Size(352, 768)  # two segments by five: the spectrum needs four strides
 _FLAT = ("sky", "sand", "water", "wood", "wall")
 _DETAIL = 256  # pixels of the middle that the grid shows, with more contrast
 
@@ -32,7 +32,7 @@ def _grounds(number: int, background: Background) -> bool:
 
 
 def _cases(count: int) -> list[Case]:
-    return cases(6, count, side=_SIDE, cells=(56, 60), inset=1, grounds=_grounds, things=False)
+    return cases(6, count, size=_SIZE, cells=(2, 4), inset=1, grounds=_grounds, things=False)
 
 
 def _measure(done: Done) -> list[Row]:
@@ -71,8 +71,8 @@ def _tiles(case: Case, done: Mapping[str, Done]) -> tuple[Image, ...]:
 
 
 def _middle(picture: Image) -> Image:
-    start = (_SIDE - _DETAIL) // 2
-    return picture[start : start + _DETAIL, start : start + _DETAIL]
+    y, x = (_SIZE.height - _DETAIL) // 2, (_SIZE.width - _DETAIL) // 2
+    return picture[y : y + _DETAIL, x : x + _DETAIL]
 
 
 _VARIANTS = (
@@ -100,7 +100,7 @@ QUESTION = Question(
         "steps": 10,
         "repaint": 0,
         "samples": 1,
-        "upscale_steps": 50,
+        "upscale_steps": 32,
         "segment_start": 0.25,
         "decoder_optimization": False,
     },

@@ -14,6 +14,7 @@ from benchmarks.claims.done import Done, image
 from benchmarks.claims.measures import edge, obeyed, sharp
 from benchmarks.claims.question import REAL, Claim, Column, Question, Row, Variant
 from benchmarks.claims.scenes import Case, cases, plain
+from msbd_dist.core.geometry import Size
 from msbd_dist.tiny.evaluate import probe
 from msbd_dist.tiny.evaluate.edits import marked
 from msbd_dist.tiny.scenes import Image, render
@@ -22,7 +23,7 @@ _SIDE = 352  # pixels: two segments a side
 
 
 def _cases(count: int) -> list[Case]:
-    return cases(4, count, side=_SIDE, cells=(32, 36), inset=3, grounds=plain)
+    return cases(4, count, size=Size(_SIDE, _SIDE), cells=(8, 12), inset=3, grounds=plain)
 
 
 def _measure(done: Done) -> list[Row]:
