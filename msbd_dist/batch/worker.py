@@ -363,7 +363,7 @@ class TaskWorker:
             pixels = compose_chunk(
                 stage.grid,
                 ((stage.segments[slot], canvas.segment(stage, slot)) for slot in slots),
-                partial(stage_view, canvas.source, stage, box),
+                partial(self._beneath, scene, box),
                 box,
                 kind=scene.plan.method.compose,
             )
@@ -434,19 +434,32 @@ class TaskWorker:
 
     def _enlarged(self, scene: Scene, window: Box) -> Floats:
         """SR(x_prev) in a window: the previous stage with a halo, enlarged, then resized down."""
-        previous = scene.plan.stages[scene.stage.index - 1]
         factor = scene.plan.family.sr_factor
-        rect = between(window, scene.stage, previous)
-        box = rect.outer(SR_HALO)
-        small = read_reflected(
-            lambda inside: scene.canvas.composed(previous, inside), box, Box.of(previous.size)
-        )
+        small, rect = self._previous(scene, window)
         tensor = torch.from_numpy(np.ascontiguousarray(small, np.float32))[None]
         upscaler = self._models.upscaler(scene.plan.method.upscaler)
         large = upscaler(tensor.to(self._models.device))[0].cpu().numpy()
-        rect = rect.relative_to(box)
         zoomed = Rect(rect.y0 * factor, rect.x0 * factor, rect.y1 * factor, rect.x1 * factor)
         return resample(large, zoomed, window.size)
+
+    def _previous(self, scene: Scene, window: Box) -> tuple[Floats, Rect]:
+        """The previous stage around a window, with a halo, and where the window is in that."""
+        previous = scene.plan.stages[scene.stage.index - 1]
+        rect = between(window, scene.stage, previous)
+        box = rect.outer(SR_HALO)
+        pixels = read_reflected(
+            lambda inside: scene.canvas.composed(previous, inside), box, Box.of(previous.size)
+        )
+        return pixels, rect.relative_to(box)
+
+    def _beneath(self, scene: Scene, box: Box) -> Floats:
+        """What a chunk's segments are laid on: the input; under `over`, where ramps let it through,
+        the previous stage in the mask, as in the authors' code."""
+        source = scene.source(box)
+        if scene.plan.method.compose == "sum" or scene.stage.index == 0:
+            return source
+        small, rect = self._previous(scene, box)
+        return composed(scene.mask(box), resample(small, rect, box.size, "bicubic"), source)
 
     def _background(self, scene: Scene, window: Box) -> Floats:
         """LP(x_in): the input no sharper than the previous stage, or half of this one, or as is."""
