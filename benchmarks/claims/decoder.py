@@ -133,5 +133,5 @@ QUESTION = Question(
         "pasted",
     ),
     tiles=_tiles,
-    cost=20.0,
+    cost=16.0,
 )

@@ -13,7 +13,7 @@ from msbd_dist.tiny.evaluate.edits import marked
 from msbd_dist.tiny.scenes import Image
 
 _PASSES = (0, 1, 3, 5, 10, 20)
-_DEAR = 10  # from so many passes on, one edit of a scene
+_COMPARED = (0, 5)  # two edits of each scene
 
 
 def _cases(count: int) -> list[Case]:
@@ -45,7 +45,7 @@ QUESTION = Question(
             key=f"r{passes}",
             words=f"R = {passes}",
             keys={"repaint": passes},
-            seeds=1 if passes >= _DEAR else 2,
+            seeds=2 if passes in _COMPARED else 1,
         )
         for passes in _PASSES
     ),
@@ -94,5 +94,5 @@ QUESTION = Question(
     ),
     heads=("mask", *(f"R = {passes}" for passes in _PASSES)),
     tiles=_tiles,
-    cost=30.0,
+    cost=25.0,
 )

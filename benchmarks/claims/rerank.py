@@ -117,5 +117,5 @@ QUESTION = Question(
     ),
     heads=("mask", "best score", "second", "ninth", "fifteenth", "worst of 16"),
     tiles=_tiles,
-    cost=12.0,
+    cost=15.0,
 )

@@ -86,9 +86,9 @@ _VARIANTS = (
         key="sum",
         words="the same noise in every segment, weighted sum",
         keys={"noise": "segment"},
-        every=2,
+        every=4,
     ),
-    Variant(key="apart", words="no overlap", keys={"overlap": 0}, every=2),
+    Variant(key="apart", words="no overlap", keys={"overlap": 0}, every=4),
 )
 
 
@@ -155,5 +155,5 @@ QUESTION = Question(
     tiles=_tiles,
     side=144,
     shown=6,
-    cost=20.0,
+    cost=19.0,
 )

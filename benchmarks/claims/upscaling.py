@@ -73,7 +73,7 @@ _VARIANTS = (
     Variant(key="d", words="d) conditional", keys={"blend": False, "lowpass": "off"}),
     Variant(key="e", words="e) blended, as it is", keys={"lowpass": "off"}),
     Variant(key="f", words="f) blended, low-pass"),
-    Variant(key="half", words="low-pass: half", keys={"lowpass": "half"}),
+    Variant(key="half", words="low-pass: half", keys={"lowpass": "half"}, every=2),
 )
 
 
@@ -83,9 +83,9 @@ QUESTION = Question(
     cases=_cases,
     shared={
         "steps": 20,
-        "repaint": 2,
+        "repaint": 1,
         "samples": 1,
-        "upscale_steps": 50,
+        "upscale_steps": 32,
         "middle_start": 0.4,
         "segment_start": 0.25,
         "decoder_optimization": False,
@@ -162,5 +162,5 @@ QUESTION = Question(
     tiles=_tiles,
     shown=6,
     side=176,
-    cost=30.0,
+    cost=27.0,
 )

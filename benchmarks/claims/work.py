@@ -169,7 +169,7 @@ def manifest_text(question: Question, planned: Sequence[Planned]) -> str:
         }
         for name, case, variant, seed in planned
     ]
-    head = [f"# {question.key}: {question.title}", "#"]
+    head = [f"# {question.key}: {question.title}     (msbd run manifest.yaml --out run)", "#"]
     head += [f"#   {variant.key}: {variant.words}" for variant in question.variants]
     settings = {"models": "tiny", "defaults": dict(question.shared)}
     body = yaml.safe_dump(settings, sort_keys=False) + "\n" + "edits:\n"
