@@ -43,11 +43,11 @@ def sections(text: str) -> dict[str, str]:
 
 def _run_of(found: Mapping[str, Any]) -> str:
     machine, part = found["machine"], found["scale"]
-    share = "" if part == 1 else f" **A trial with {100 * part:.0f} % of the scenes.**"
-    return (
+    words = (
         f"Made by `{found['command']}` at commit {str(found['commit'])[:12]}, in "
-        f"{found['seconds'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']}).{share}"
+        f"{found['seconds'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']})."
     )
+    return words if part == 1 else f"{words} **A trial with {100 * part:.0f} % of the scenes.**"
 
 
 def _summary(found: Mapping[str, Any]) -> str:
