@@ -141,7 +141,10 @@ Planned = tuple[str, Case, Variant, int]  # an edit's name, and its seed
 
 
 def edits_of(question: Question, cases: Sequence[Case]) -> list[Planned]:
-    """All edits of a question, scene by scene. Variants of a scene have the same seeds."""
+    """All edits of a question, scene by scene. Variants of a scene have the same seeds.
+
+    A variant that is not made of every scene is made of pairs of them: neighbours differ in kind.
+    """
     return [
         (
             f"{case.id}-{variant.key}" + (f"-{number}" if variant.seeds > 1 else ""),
@@ -151,7 +154,7 @@ def edits_of(question: Question, cases: Sequence[Case]) -> list[Planned]:
         )
         for index, case in enumerate(cases)
         for variant in question.variants
-        if index % variant.every == 0
+        if index // 2 % variant.every == 0
         for number in range(variant.seeds)
     ]
 
