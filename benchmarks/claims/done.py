@@ -56,7 +56,7 @@ class Done:
 
 def planes(picture: Image) -> Floats:
     """uint8 RGB (H, W, 3) -> (3, H, W) float32 in [0, 1]."""
-    return np.moveaxis(picture, -1, 0).astype(np.float32) / 255
+    return np.moveaxis(picture, -1, 0).astype(np.float32) / np.float32(255)
 
 
 def image(pixels: Floats) -> Image:

@@ -95,7 +95,8 @@ def plain(_: int, background: Background) -> bool:
 def _tells(kind: Kind | None, background: Background) -> bool:
     if kind is None:
         return True
-    return visible(kind, background) and kind.colour not in LIKE.get(background.kind, ())
+    like = [colours for ground, colours in LIKE.items() if ground == background.kind]
+    return visible(kind, background) and kind.colour not in sum(like, ())
 
 
 def _empty(seed: int, size: Size) -> Scene:

@@ -183,4 +183,4 @@ def manifest_text(question: Question, planned: Sequence[Planned]) -> str:
 def worked(run: Path) -> float:
     """Seconds of work that a run's report has for its edits."""
     report = json.loads((run / "report.json").read_text())
-    return sum(edit["seconds"]["work"] for edit in report["edits"] if "seconds" in edit)
+    return sum(float(one["seconds"]["work"]) for one in report["edits"] if "seconds" in one)
