@@ -44,7 +44,7 @@ def test_an_interval_has_its_level() -> None:
 def test_differences_and_ratios_are_of_pairs() -> None:
     base = np.random.default_rng(3).lognormal(0, 2, 40)
     pairs = np.stack([2 * base, base], axis=1)
-    twice = estimate(pairs, ratio("log"))
+    twice = estimate(pairs, ratio)
     assert (twice.value, twice.low, twice.high) == pytest.approx((2, 2, 2))
     one_more = estimate(np.stack([base + 1, base], axis=1), difference)
     assert (one_more.low, one_more.high) == pytest.approx((1, 1))

@@ -168,4 +168,4 @@ def paired(scenes: Mapping[str, Mapping[str, float]], variants: Sequence[str]) -
 def _statistic(claim: Claim, column: Column) -> Callable[[Floats], Floats]:
     if claim.how == "mean":
         return mean(column.scale)
-    return difference if claim.how == "difference" else ratio(column.scale)
+    return difference if claim.how == "difference" else ratio

@@ -59,11 +59,11 @@ def difference(values: Floats) -> Floats:
     return result
 
 
-def ratio(scale: Scale) -> Statistic:
-    """Mean of the first variant over mean of the second."""
-    if scale == "log":
-        return lambda values: np.exp(np.log(values[..., 0] / values[..., 1]).mean(-1))
-    return lambda values: values[..., 0].mean(-1) / values[..., 1].mean(-1)
+def ratio(values: Floats) -> Floats:
+    """Of the first variant to the second: the geometric mean over scenes, so that a few that are
+    far off don't decide. Values are positive."""
+    result: Floats = np.exp(np.log(values[..., 0] / values[..., 1]).mean(-1))
+    return result
 
 
 def verdict(found: Estimate, bound: float, *, more: bool) -> Verdict:
