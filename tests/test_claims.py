@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks.claims import rerank, scenes
+from benchmarks.claims import rerank, scenes, seams
 from benchmarks.claims.page import TEXT, anchor, page, sections
 from benchmarks.claims.pictures import write_grid
 from benchmarks.claims.question import Claim, Column, Question, Row, answers, paired, table
@@ -123,6 +123,16 @@ def test_the_best_of_b_is_what_drawing_sets_gives() -> None:
     found = np.bincount(drawn, minlength=16) / 4000
     assert rerank.chances(16, 4) == pytest.approx(found, abs=0.03)
     assert rerank.chances(16, 4).sum() == pytest.approx(1)
+
+
+def test_what_returns_at_the_stride_is_repetition() -> None:
+    rng = np.random.default_rng(5)
+    mask = np.ones((96, 400), np.bool_)
+    noise = rng.random((3, 96, 400), np.float32)
+    again = np.tile(rng.random((3, 96, 80), np.float32), (1, 1, 5))
+    assert seams.repetition(again, mask, 80) > 0.9
+    assert abs(seams.repetition(noise, mask, 80)) < 0.1
+    assert abs(seams.repetition(again, mask, 70)) < 0.5
 
 
 def test_cases_do_not_depend_on_their_number() -> None:

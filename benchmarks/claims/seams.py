@@ -3,6 +3,11 @@
 A border's piece counts with the steps of neighbouring pixels across it and beside it (see
 `msbd_dist.core.measure`); a picture's ratio is that of the sums of all its pieces. Where segments
 don't overlap their borders are elsewhere: the untouched picture is measured on both sets of lines.
+Backgrounds of straight lines are left out, because a line of the picture's own that falls on a
+border counts as a seam, and one that returns at the stride as its peak.
+
+What the same noise in every segment makes is no line but a pattern that returns with each segment:
+"repeats" is how much more alike places are that lie one stride apart than others.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from benchmarks.claims.done import Done, planes
 from benchmarks.claims.question import Claim, Column, Question, Row, Variant
@@ -22,13 +28,16 @@ from msbd_dist.tiny.evaluate.edits import marked
 from msbd_dist.tiny.scenes import Background, Image
 
 _SIZE = Size(352, 768)  # two segments by five: the spectrum needs four strides
-_FLAT = ("sky", "sand", "water", "wood", "wall")
+_FLAT = ("sky", "water", "wall")
+_TEXTURED = ("grass", "sand", "wood")
+_ROUGH = 24.0  # pixels: shades that change more slowly are no pattern
+_SHIFTS = range(16, 49, 4)  # pixels more or less than a stride, for comparison
 _DETAIL = 256  # pixels of the middle that the grid shows, with more contrast
 
 
 def _grounds(number: int, background: Background) -> bool:
     """Little texture and much, in turn."""
-    return (background.kind in _FLAT) == (number % 2 == 0)
+    return background.kind in (_TEXTURED if number % 2 else _FLAT)
 
 
 def _cases(count: int) -> list[Case]:
@@ -56,8 +65,30 @@ def _values(picture: Image, case: Case, grid: Grid) -> dict[str, float]:
 
     bounds = Box.of(Size(*mask.shape))
     steps = sum((steps for _, steps in seams(grid, read, masked, bounds)), Steps())
-    found = {"seam": steps.ratio, "peak": stride_peak(pixels, mask, grid.stride.width)}
-    return {key: value for key, value in found.items() if value is not None}
+    stride = grid.stride.width
+    found = {"seam": steps.ratio, "peak": stride_peak(pixels, mask, stride)}
+    return {key: value for key, value in found.items() if value is not None} | {
+        "repeats": repetition(pixels, mask, stride)
+    }
+
+
+def repetition(pixels: np.ndarray, mask: np.ndarray, stride: int) -> float:
+    """Correlation of a picture (3, h, w) with itself one stride further right, less its mean at
+    other shifts: -1..1, about 0 where nothing returns.
+
+    Of the mean over channels, less what changes slowly, where both places are in the mask.
+    """
+    grey = np.where(mask, pixels.mean(0), 0)
+    weight = np.maximum(gaussian_filter(mask.astype(np.float64), _ROUGH), 1e-6)
+    pattern = pixels.mean(0) - gaussian_filter(grey, _ROUGH) / weight
+
+    def alike(shift: int) -> float:
+        both = mask[:, shift:] & mask[:, :-shift]
+        one, other = pattern[:, shift:][both], pattern[:, :-shift][both]
+        return float(np.corrcoef(one, other)[0, 1])
+
+    others = [alike(stride + sign * shift) for shift in _SHIFTS for sign in (-1, 1)]
+    return alike(stride) - float(np.mean(others))
 
 
 def _tiles(case: Case, done: Mapping[str, Done]) -> tuple[Image, ...]:
@@ -113,6 +144,7 @@ QUESTION = Question(
     columns=(
         Column(key="seam", label="seam ratio", form="times"),
         Column(key="peak", label="spectrum's peak at the stride", form="times"),
+        Column(key="repeats", label="repeats itself at the stride", form="number"),
     ),
     claims=(
         Claim(
@@ -149,6 +181,13 @@ QUESTION = Question(
             how="ratio",
             more=False,
             bound=1.0,
+        ),
+        Claim(
+            words="ours repeats itself less at the stride than the authors' scheme",
+            column="repeats",
+            variant="ours",
+            against="authors",
+            more=False,
         ),
     ),
     heads=("mask", "untouched", "ours", "the authors'", "their noise, sum", "no overlap"),

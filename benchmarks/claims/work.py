@@ -120,16 +120,12 @@ class Work:
 
 
 def write_inputs(folder: Path, cases: Sequence[Case]) -> None:
-    """Pictures and masks, where they are not there yet."""
+    """Pictures and masks: the same bytes each time, so that finished edits stay finished."""
     for name in ("pictures", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for case in cases:
         for name, draw in (("pictures", case.before), ("masks", lambda c=case: shades(c))):
-            path = folder / name / f"{case.id}.png"
-            if not path.exists():
-                part = path.with_suffix(".part")
-                Pil.fromarray(draw()).save(part, "PNG")
-                part.replace(path)
+            Pil.fromarray(draw()).save(folder / name / f"{case.id}.png")
 
 
 def shades(case: Case) -> np.ndarray:
