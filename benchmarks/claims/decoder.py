@@ -62,7 +62,7 @@ def _iterations(steps: int, every: int) -> Variant:
     return Variant(
         key=f"plain{steps}",
         words=f"{steps} iterations of the plain descent",
-        keys={"decoder_optimization": True, "decoder_steps": steps},
+        keys={"decoder_batch": "full", "decoder_steps": steps},
         every=every,
     )
 
@@ -74,7 +74,7 @@ QUESTION = Question(
     shared={"steps": 20, "repaint": 1, "samples": 1},
     variants=(
         Variant(key="off", words="off", keys={"decoder_optimization": False}),
-        Variant(key="on", words="on, as by default", keys={"decoder_optimization": True}),
+        Variant(key="on", words="on, as by default"),
         _iterations(10, every=2),
         _iterations(30, every=4),
         _iterations(100, every=4),
