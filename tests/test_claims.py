@@ -184,7 +184,7 @@ def test_the_page_shows_numbers_and_verdicts() -> None:
     text = page(json.loads(json.dumps(found)), TEXT.read_text())
     assert f"[Q2](#{anchor('q2')}) | {claim.words} | holds |" in text
     assert "| R = 5 | 1.50 x (1.50 x to 1.50 x) | 3 |" in text
-    assert "0.50 x (0.50 x to 0.50 x) | < 1.00 x | 3 | **holds** |" in text
+    assert "0.500 x (0.500 x to 0.500 x) | < 1.000 x | 3 | **holds** |" in text
     assert "r20: {repaint: 20}  # R = 20" in text
 
 

@@ -126,7 +126,7 @@ def claims_of(question: Question, entry: Mapping[str, Any]) -> str:
 def number_of(question: Question, claim: Claim, value: float) -> str:
     """A claim's number: of its measure's own kind, a difference of it, or a ratio."""
     if claim.how == "ratio":
-        return f"{value:.2f} x"
+        return f"{value:.3f} x"
     text = question.column(claim.column).text(value)
     if claim.how == "mean":
         return text
