@@ -11,9 +11,12 @@ from benchmarks.claims.done import planes
 from benchmarks.claims.scenes import Case
 from msbd_dist.core.quality import edge_consistency, sharpness
 from msbd_dist.core.spec import ModelSpec
+from msbd_dist.models.bundle import load
 from msbd_dist.models.card import resolve
+from msbd_dist.models.latent import LatentModel
 from msbd_dist.tiny.evaluate import probe
 from msbd_dist.tiny.evaluate.edits import crop
+from msbd_dist.tiny.evaluate.family import images
 from msbd_dist.tiny.evaluate.judge import Judge
 from msbd_dist.tiny.evaluate.measure import named_right
 from msbd_dist.tiny.scenes import Image
@@ -25,6 +28,18 @@ Values = dict[str, float]
 def judge() -> Judge:
     """The bundled family's CLIP, once per process."""
     return Judge(resolve(ModelSpec()).clip, torch.device("cpu"))
+
+
+@cache
+def _latent() -> LatentModel:
+    return load(resolve(ModelSpec()), device="cpu").latent
+
+
+def coded(picture: Image) -> Image:
+    """A picture through the bundled autoencoder and back."""
+    latent = _latent()
+    with torch.no_grad():
+        return images(latent.decode(latent.encode(torch.from_numpy(planes(picture))[None])))[0]
 
 
 def obeyed(case: Case, picture: Image) -> Values:

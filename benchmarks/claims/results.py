@@ -47,7 +47,7 @@ def ordered(
 ) -> dict[str, dict[str, Estimate]]:
     """Rows in the order in which the question names them; without those of no measure."""
     names = [variant.key for variant in question.variants]
-    names += [*(key for key in question.names if key not in names), "real"]
+    names += [*question.names, "real"]
     return {name: found[name] for name in names if found.get(name)}
 
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from benchmarks.claims.done import Done, image
-from benchmarks.claims.measures import edge, obeyed, sharp
+from benchmarks.claims.done import Done, image, planes
+from benchmarks.claims.measures import coded, edge, obeyed, sharp
 from benchmarks.claims.question import REAL, Claim, Column, Question, Row, Variant
 from benchmarks.claims.scenes import Case, cases, plain
-from msbd_dist.core.geometry import Size
+from msbd_dist.core.compose import resample
+from msbd_dist.core.geometry import Rect, Size
 from msbd_dist.tiny.evaluate import probe
 from msbd_dist.tiny.evaluate.edits import marked
 from msbd_dist.tiny.scenes import Image, render
 
 _SIDE = 352  # pixels: two segments a side
+_MIDDLE = 192  # of the stage before
 
 
 def _cases(count: int) -> list[Case]:
@@ -49,8 +51,21 @@ def truth_of(done: Done) -> Image:
 
 
 def _real(case: Case) -> list[Row]:
-    values = obeyed(case, case.truth()) | edge(case.before(), case.mask)
-    return [Row(case.id, REAL, values | {"sharpness": 1.0})]
+    """A real object; and what the low-pass and the autoencoder leave of the untouched picture."""
+    before, mask = case.before(), case.mask
+    values = obeyed(case, case.truth()) | edge(before, mask) | {"sharpness": 1.0}
+    rows = [Row(case.id, REAL, values)]
+    low = low_passed(before)
+    for name, one in (("ae", coded(before)), ("low", low), ("low ae", coded(low))):
+        rows.append(Row(case.id, name, sharp(one, mask, before)))
+    return rows
+
+
+def low_passed(picture: Image) -> Image:
+    """No sharper than the stage before the last: shrunk to its size and enlarged again."""
+    small, size = Size(_MIDDLE, _MIDDLE), Size(_SIDE, _SIDE)
+    shrunk = resample(planes(picture), Rect(0, 0, _SIDE, _SIDE), small)
+    return image(resample(shrunk, Rect(0, 0, _MIDDLE, _MIDDLE), size))
 
 
 def _tiles(case: Case, done: Mapping[str, Done]) -> tuple[Image, ...]:
@@ -91,6 +106,11 @@ QUESTION = Question(
         "decoder_optimization": False,
     },
     variants=_VARIANTS,
+    names={
+        "ae": "untouched, through the autoencoder",
+        "low": "untouched, low-passed",
+        "low ae": "untouched, low-passed, through the autoencoder",
+    },
     measure=_measure,
     real=_real,
     columns=(
@@ -106,6 +126,15 @@ QUESTION = Question(
             column="sharpness",
             variant="f",
             against="e",
+            how="ratio",
+            bound=1.0,
+        ),
+        Claim(
+            words="the autoencoder leaves the low-pass something to do: the picture as it is comes "
+            "out of it sharper than the low-passed one went in",
+            column="sharpness",
+            variant="ae",
+            against="low",
             how="ratio",
             bound=1.0,
         ),
