@@ -32,7 +32,7 @@ _FLAT = ("sky", "water", "wall")
 _TEXTURED = ("grass", "sand", "wood")
 _ROUGH = 24.0  # pixels: shades that change more slowly are no pattern
 _SHIFTS = range(16, 49, 4)  # pixels more or less than a stride, for comparison
-_DETAIL = 256  # pixels of the middle that the grid shows, with more contrast
+_DETAIL = 352  # pixels of the middle that the grid shows, with more contrast
 
 
 def _grounds(number: int, background: Background) -> bool:
@@ -92,12 +92,12 @@ def repetition(pixels: np.ndarray, mask: np.ndarray, stride: int) -> float:
 
 
 def _tiles(case: Case, done: Mapping[str, Done]) -> tuple[Image, ...]:
-    """The middle, where borders cross, with contrast stretched alike in all."""
-    before = _middle(case.before())
-    low, high = np.percentile(before, (1, 99))
-    pictures = [before, *(_middle(one.picture) for one in done.values())]
-    scaled = [(one.astype(np.float32) - low) / max(high - low, 32.0) for one in pictures]
-    shown = [np.rint(np.clip(0.8 * one + 0.1, 0, 1) * 255).astype(np.uint8) for one in scaled]
+    """The middle, where borders cross, with each channel's contrast stretched alike in all."""
+    edits = np.stack([_middle(one.picture) for one in done.values()])
+    low, high = np.percentile(edits, (2, 98), axis=(0, 1, 2))
+    pictures = (_middle(case.before()), *edits)
+    scaled = ((one - low) / np.maximum(high - low, 16.0) for one in pictures)
+    shown = (np.rint(np.clip(0.8 * one + 0.1, 0, 1) * 255).astype(np.uint8) for one in scaled)
     return (marked(case.before(), case.mask), *shown)
 
 
@@ -192,7 +192,7 @@ QUESTION = Question(
     ),
     heads=("mask", "untouched", "ours", "the authors'", "their noise, sum", "no overlap"),
     tiles=_tiles,
-    side=144,
+    side=160,
     shown=6,
     cost=19.0,
 )
