@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -12,6 +12,7 @@ from benchmarks.claims.done import Done, image, planes
 from benchmarks.claims.measures import edge
 from benchmarks.claims.question import REAL, Claim, Column, Question, Row, Variant
 from benchmarks.claims.scenes import Case, cases
+from msbd_dist.core.compose import Floats
 from msbd_dist.tiny.evaluate.cases import SIZE
 from msbd_dist.tiny.evaluate.edits import marked
 from msbd_dist.tiny.scenes import Background, Image
@@ -29,18 +30,20 @@ def _cases(count: int) -> list[Case]:
 
 
 def _measure(done: Done) -> list[Row]:
-    """Mean absolute differences in 8-bit levels."""
-    _, pixels = done.composed()
-    before, mask = planes(done.case.before()), done.case.mask
-    off = abs(pixels - before).mean(0) * 255
+    """Mean absolute differences in 8-bit levels, of the stage before anything is pasted."""
+    pixels, before, mask = done.composed()[1], planes(done.case.before()), done.case.mask
     band = (distance_transform_edt(~mask) <= _BAND) & ~mask
-    values = {"outside": float(off[~mask].mean()), "band": float(off[band].mean())}
-    values |= edge(done.picture, mask)
+    values = {"outside": apart(pixels, before, ~mask), "band": apart(pixels, before, band)}
     if done.variant != "off":
-        plain = Done(done.case, "off", f"{done.case.id}-off", Path(done.run))
-        change = abs(pixels - plain.composed()[1]).mean(0) * 255
-        values["inside"] = float(change[mask].mean())
-    return [Row(done.case.id, done.variant, values)]
+        plain = replace(done, variant="off", id=f"{done.case.id}-off").composed()[1]
+        values["inside"] = apart(pixels, plain, mask)
+        values["kept"] = apart(plain, before, band) - values["band"] - values["inside"]
+    return [Row(done.case.id, done.variant, values | edge(done.picture, mask))]
+
+
+def apart(one: Floats, other: Floats, mask: np.ndarray) -> float:
+    """How far two pictures (3, h, w) are apart in a mask: mean absolute difference in levels."""
+    return float(abs(one - other).mean(0)[mask].mean() * 255)
 
 
 def _real(case: Case) -> list[Row]:
@@ -53,16 +56,16 @@ def _tiles(case: Case, done: Mapping[str, Done]) -> tuple[Image, ...]:
     shown: list[Image] = [marked(case.before(), case.mask)]
     for key in ("off", "on"):
         _, pixels = done[key].composed()
-        apart = np.where(case.mask, 0, abs(pixels - before)) * _GAIN
-        shown += [image(pixels), image(apart), done[key].picture]
+        difference = np.where(case.mask, 0, abs(pixels - before)) * _GAIN
+        shown += [image(pixels), image(difference), done[key].picture]
     return tuple(shown)
 
 
 def _iterations(steps: int, every: int) -> Variant:
     return Variant(
-        key=f"plain{steps}",
-        words=f"{steps} iterations of the plain descent",
-        keys={"decoder_batch": "full", "decoder_steps": steps},
+        key=f"on{steps}",
+        words=f"{steps} iterations",
+        keys={"decoder_steps": steps},
         every=every,
     )
 
@@ -74,10 +77,9 @@ QUESTION = Question(
     shared={"steps": 20, "repaint": 1, "samples": 1},
     variants=(
         Variant(key="off", words="off", keys={"decoder_optimization": False}),
-        Variant(key="on", words="on, as by default"),
         _iterations(10, every=2),
         _iterations(30, every=4),
-        _iterations(100, every=4),
+        Variant(key="on", words="on, 100 iterations"),
     ),
     measure=_measure,
     real=_real,
@@ -85,6 +87,7 @@ QUESTION = Question(
         Column(key="outside", label="mismatch outside, levels", form="levels"),
         Column(key="band", label=f"the same within {_BAND} px of the edge", form="levels"),
         Column(key="inside", label="change inside, levels", form="levels"),
+        Column(key="kept", label="mismatch gone at the edge, less change inside", form="levels"),
         Column(key="edge line", label="line at the edge, pasted", form="times"),
         Column(key="edge colour", label="colour jump at the edge, pasted", form="times"),
     ),
@@ -106,12 +109,19 @@ QUESTION = Question(
             bound=3.0,
         ),
         Claim(
-            words="100 plain iterations cut the mismatch at the edge at least 3 times",
+            words="10 iterations cut the mismatch at the edge at least 3 times",
             column="band",
             variant="off",
-            against="plain100",
+            against="on10",
             how="ratio",
             bound=3.0,
+        ),
+        Claim(
+            words="what is painted changes less than the mismatch that goes",
+            column="kept",
+            variant="on",
+            how="mean",
+            bound=0.0,
         ),
         Claim(
             words="on makes the edge show less in the finished picture",
@@ -133,5 +143,5 @@ QUESTION = Question(
         "pasted",
     ),
     tiles=_tiles,
-    cost=16.0,
+    cost=26.0,
 )

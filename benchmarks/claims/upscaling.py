@@ -84,11 +84,12 @@ _VARIANTS = (
         key="c",
         words="c) unconditional",
         keys={"upscale_diffusion": "unconditional", "blend": False, "lowpass": "off"},
+        every=2,
     ),
     Variant(key="d", words="d) conditional", keys={"blend": False, "lowpass": "off"}),
     Variant(key="e", words="e) blended, as it is", keys={"lowpass": "off"}),
     Variant(key="f", words="f) blended, low-pass"),
-    Variant(key="half", words="low-pass: half", keys={"lowpass": "half"}, every=2),
+    Variant(key="half", words="low-pass: half", keys={"lowpass": "half"}, every=4),
 )
 
 
@@ -191,5 +192,5 @@ QUESTION = Question(
     tiles=_tiles,
     shown=6,
     side=176,
-    cost=27.0,
+    cost=24.0,
 )
