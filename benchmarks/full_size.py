@@ -31,6 +31,7 @@ from benchmarks.machine import describe_machine
 from msbd_dist.batch.record import package_versions, peak_memory_mb
 from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings
 from msbd_dist.core.reduction import Alone
+from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Family, ModelSpec
 from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
@@ -294,8 +295,8 @@ def fit(model: LatentModel, pixels: int) -> Tensor:
     mask[..., : pixels // 2] = True
     z = torch.randn(latent_shape(pixels)).to(device)
     segment = FitSegment(z, target, source, mask, weight=torch.ones_like(mask, dtype=torch.float32))
-    settings = FitSettings(steps=1, lr=1e-4, lam=100.0)
-    one = DecoderFit(model.decode, model.decoder_weights(), lambda _: segment, 1, settings)
+    settings, rounds = FitSettings(lr=1e-4, lam=100.0), Rounds(1, 1, 1)
+    one = DecoderFit(model.decode, model.decoder_weights(), lambda _: segment, rounds, settings)
     params, losses = one.run(Alone()), one.losses
     finite = all(bool(weight.isfinite().all()) for weight in params.values())
     expect("tuned weights are finite", finite, True)

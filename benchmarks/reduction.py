@@ -28,6 +28,7 @@ import torch.distributed as dist
 from benchmarks.machine import describe_machine
 from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings, Params
 from msbd_dist.core.reduction import Sum, Team
+from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Reduction
 from msbd_dist.dist.collective import Formation, Gang
 
@@ -90,8 +91,9 @@ def member(place: Formation, segments: int, pixels: int, steps: int, answers: An
         return FitSegment(z, picture, picture, one > 0, one)
 
     for kind in KINDS:
-        settings = FitSettings(steps=steps + 1, lr=1e-4, lam=100.0, reduction=kind)
-        fit = DecoderFit(decode, pretrained, segment, segments, settings)
+        settings = FitSettings(lr=1e-4, lam=100.0, reduction=kind)
+        rounds = Rounds(segments, segments, steps + 1)
+        fit = DecoderFit(decode, pretrained, segment, rounds, settings)
         turns: list[Any] = []
 
         def on_turn(_: int, turns: list[Any] = turns) -> None:

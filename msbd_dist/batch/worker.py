@@ -55,6 +55,7 @@ from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import SR_HALO, Plan, Stage, Task
 from msbd_dist.core.reduction import Alone, Team
+from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.sampling import Noise, blended_diffusion, schedule
 from msbd_dist.core.threads import intra_op_threads
 from msbd_dist.core.tiling import Grid
@@ -293,14 +294,15 @@ class TaskWorker:
     def _new_fit(self, scene: Scene, slots: tuple[int, ...]) -> DecoderFit:
         method, latent = scene.plan.method, self._models.latent
         settings = FitSettings(
-            steps=method.decoder_steps,
             lr=method.decoder_lr,
             lam=method.decoder_lambda,
-            minibatch=method.minibatch,
             reduction=method.decoder_reduction,
         )
         load = partial(self._fit_segment, scene)
-        fit = DecoderFit(latent.decode, latent.decoder_weights(), load, len(slots), settings)
+        rounds = Rounds.of(method, len(slots))
+        half = method.decoder_batch == "sample" and self._models.dtype == torch.bfloat16
+        decode = partial(latent.decode, half=half)
+        fit = DecoderFit(decode, latent.decoder_weights(), load, rounds, settings)
         Checkpoint(scene).restore(fit)
         return fit
 

@@ -7,8 +7,9 @@ means are taken over the masked and unmasked elements of the whole region: each 
 where segments overlap, because segments enter with their compositing weights. The tuned weights are
 a copy; the pretrained ones are never written.
 
-Every process holds all weights and some of the segments. A step is: the gradient of its segments,
-summed over all processes (`core/reduction.py`), and the same Adam step everywhere.
+Every process holds all weights. A step is: the gradient of its share of the step's segments
+(`core/rounds.py`), summed over all processes (`core/reduction.py`), and the same Adam step
+everywhere.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from msbd_dist.core.reduction import GradientSum, Team
+from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Reduction
 
 HELD_BYTES = 512 << 20  # of segments that a process keeps; others are loaded for each step
@@ -73,12 +75,10 @@ def segment_loss(
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How the loss is descended. ``minibatch``: segments of one Adam step (None: all)."""
+    """How the loss is descended."""
 
-    steps: int
     lr: float
     lam: float
-    minibatch: int | None = None
     reduction: Reduction = "exact"
 
 
@@ -94,34 +94,26 @@ class DecoderFit:
         decode: Decode,
         pretrained: Params,
         load: Callable[[int], FitSegment],
-        num_segments: int,
+        rounds: Rounds,
         settings: FitSettings,
     ) -> None:
         """``load`` gives a segment by its slot; a process asks for its own only."""
-        self._decode, self._load, self.settings = decode, load, settings
+        self._decode, self._load = decode, load
+        self.rounds, self.settings = rounds, settings
         self.params = {k: v.detach().clone().requires_grad_(True) for k, v in pretrained.items()}
         self._weights = list(self.params.values())
         self._optimizer = torch.optim.Adam(self._weights, lr=settings.lr)
-        size = settings.minibatch or num_segments
-        slots = range(num_segments)
-        self._parts = [slots[first : first + size] for first in range(0, num_segments, size)]
-        self._num_segments = num_segments
-        self._own = range(0)  # this process's segments
-        self._held: dict[int, FitSegment] = {}  # of them
+        self._held: dict[int, FitSegment] = {}  # segments that were needed here
         self._areas: Areas | None = None
         self.turn = 0  # Adam steps so far
         self._losses: list[float] = []  # of each turn
 
     @property
-    def turns(self) -> int:
-        """Adam steps of the whole fit."""
-        return self.settings.steps * len(self._parts)
-
-    @property
     def losses(self) -> list[float]:
-        """The loss before each iteration: the sum over its turns."""
-        size = len(self._parts)
-        return [sum(self._losses[i : i + size]) for i in range(0, len(self._losses), size)]
+        """The loss of each whole round: the sum of the parts that its turns saw, before each."""
+        size = self.rounds.per_round
+        ends = range(size, len(self._losses) + 1, size)
+        return [sum(self._losses[end - size : end]) for end in ends]
 
     def run(self, team: Team, *, on_turn: Callable[[int], None] | None = None) -> Params:
         """Go on to the end; the tuned weights.
@@ -130,11 +122,11 @@ class DecoderFit:
         breaks, and ArithmeticError where the loss is not finite.
         """
         self._agree(team)
-        self._take_segments(team)
+        self._count_areas(team)
         gradient = GradientSum(self._weights, self.settings.reduction)
-        while self.turn < self.turns:
-            part = self._parts[self.turn % len(self._parts)]
-            self._accumulate(gradient, [s for s in part if s in self._own], team)
+        while self.turn < self.rounds.steps:
+            part = self.rounds.part(self.turn)
+            self._accumulate(gradient, part[team.rank :: team.size], team)
             gradients, loss = gradient.total(team)
             self._step(gradients, loss)
             if on_turn is not None:
@@ -191,7 +183,8 @@ class DecoderFit:
     def _agree(self, team: Team) -> None:
         """The same fit everywhere, at the furthest turn of any member."""
         numel = sum(weight.numel() for weight in self._weights)
-        mine = torch.tensor([numel, self._num_segments, self.turns, self.turn, -1])
+        rounds = self.rounds
+        mine = torch.tensor([numel, rounds.segments, rounds.steps, self.turn, -1])
         mine[4] = -self.turn
         ends = torch.stack([mine, -mine])
         team.max(ends)
@@ -205,12 +198,11 @@ class DecoderFit:
         state = self.state() if self.turn == newest else None
         self.restore(_sent(state, numel, newest, team, team.size - int(root)))
 
-    def _take_segments(self, team: Team) -> None:
-        """Take every ``size``-th segment, hold as many as may be, and count the area of all."""
-        self._own = range(team.rank, self._num_segments, team.size)
-        self._held = {slot: self._held[slot] for slot in self._own if slot in self._held}
+    def _count_areas(self, team: Team) -> None:
+        """Count the area of all segments, each process that of every ``size``-th one."""
         if self._areas is None or team.size > 1:
-            areas = Areas.of(self._segment(slot) for slot in self._own)
+            own = range(team.rank, self.rounds.segments, team.size)
+            areas = Areas.of(self._segment(slot) for slot in own)
             counts = torch.tensor([areas.inside, areas.outside], dtype=torch.float64)
             whole = (counts * 1e3).round().long()
             team.start_sum(whole).wait()
@@ -218,7 +210,7 @@ class DecoderFit:
             self._areas = Areas(inside, outside)
 
     def _segment(self, slot: int) -> FitSegment:
-        """One of this process's, held from now on where there is room."""
+        """One segment, held from now on where there is room."""
         if slot in self._held:
             return self._held[slot]
         segment = self._load(slot)

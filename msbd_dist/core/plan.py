@@ -15,6 +15,7 @@ from math import ceil
 from typing import Literal
 
 from msbd_dist.core.geometry import Box, Rect, Size, map_box, placed, round_up
+from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Family, Method
 from msbd_dist.core.tiling import Grid, batches, planned
 from msbd_dist.errors import ManifestError
@@ -85,7 +86,7 @@ class Plan:
     image: Size
     bbox: Box
     family: Family  # with the overlap that the method asks for
-    method: Method  # settled: nothing in it is None
+    method: Method  # settled: as the family recommends where nothing was chosen
     stages: tuple[Stage, ...]
 
     def waves(self, edit: str, stage: Stage) -> Iterator[tuple[Task, ...]]:
@@ -144,13 +145,13 @@ class Plan:
         """Decoder forward-and-backward passes of one stage's decoder optimization."""
         if "fit" not in self.kinds(stage):
             return 0
-        return self.method.decoder_steps * len(stage.segments)
+        return Rounds.of(self.method, len(stage.segments)).passes
 
     def ranks(self, task: Task) -> int:
         """How many workers can share a task: a decoder is fitted to its segments by many."""
         if task.kind != "fit":
             return 1
-        return min(len(task.slots), self.method.minibatch or len(task.slots))
+        return Rounds.of(self.method, len(task.slots)).batch
 
     @property
     def source_box(self) -> Box:
@@ -172,7 +173,7 @@ class Plan:
         cells = stage.grid.segment.area / self.family.vae_factor**2
         per_slot = {
             "denoise": self.denoiser_calls(stage) / len(stage.segments),
-            "fit": float(self.method.decoder_steps) * DECODER_PASS_COST,
+            "fit": self.decoder_passes(stage) / len(stage.segments) * DECODER_PASS_COST,
             "decode": DECODER_PASS_COST / 3,
             "compose": 0.1,
         }

@@ -17,7 +17,7 @@ from msbd_dist.errors import ManifestError, ModelError
 Upscaler = Literal["realesrgan", "realesrganer", "bilinear", "bicubic"]
 UpscaleDiffusion = Literal["off", "unconditional", "conditional"]
 Lowpass = Literal["matching", "half", "off"]
-DecoderBatch = Literal["full", "minibatch"]
+DecoderBatch = Literal["sample", "full", "minibatch"]
 Reduction = Literal["exact", "fast", "bf16"]
 Compose = Literal["sum", "over"]
 Stages = Literal["multi", "segments"]
@@ -187,8 +187,11 @@ class Method:
     decoder_optimization: bool = field(
         default=True, metadata=_about("tune the decoder to each edit")
     )
-    decoder_steps: int = field(
-        default=100, metadata=_about("steps of decoder optimization", low=1, high=100_000)
+    decoder_steps: int | None = field(
+        default=None,
+        metadata=_about(
+            "steps of decoder optimization; without, 150 of samples, else 100", low=1, high=100_000
+        ),
     )
     decoder_lr: float = field(
         default=1e-4, metadata=_about("learning rate of decoder optimization", above=0, high=1)
@@ -198,8 +201,10 @@ class Method:
         metadata=_about("weight of the background in decoder optimization", low=0, high=1e9),
     )
     decoder_batch: DecoderBatch = field(
-        default="full",
-        metadata=_about("segments of a step of decoder optimization: all, or a pair"),
+        default="sample",
+        metadata=_about(
+            "segments of a step of decoder optimization: a twelfth, drawn anew; all; or pairs"
+        ),
     )
     decoder_reduction: Reduction = field(
         default="exact",
@@ -228,11 +233,6 @@ class Method:
 
     def __post_init__(self) -> None:
         _check_ranges(self)
-
-    @property
-    def minibatch(self) -> int | None:
-        """Segments of one step of decoder optimization; None: all."""
-        return 2 if self.decoder_batch == "minibatch" else None
 
     def settled(self, family: Family) -> Method:
         """The same with the family's recommendation wherever nothing was chosen."""

@@ -83,18 +83,22 @@ class LatentModel:
         mean: Tensor = vae.encode(x * 2 - 1).latent_dist.mean
         return (mean - decoder.shift) * decoder.scale
 
-    def decode(self, z: Tensor, params: Mapping[str, Tensor] | None = None) -> Tensor:
+    def decode(
+        self, z: Tensor, params: Mapping[str, Tensor] | None = None, *, half: bool = False
+    ) -> Tensor:
         """Latents -> pictures, about [0, 1] and not clamped.
 
         ``params`` replace weights of `decoder` by name for this call alone; where they require
         gradients, the result carries them (decoder optimization). The pretrained weights take no
-        gradient and are never written.
+        gradient and are never written. ``half``: products in bfloat16, weights and sums in float32.
         """
         z = z.to(self.parts.device, torch.float32)
         if params is None:
             with torch.no_grad():
                 return cast(Tensor, self.decoder(z))
-        return cast(Tensor, functional_call(self.decoder, dict(params), (z,)))
+        with torch.autocast(self.parts.device.type, torch.bfloat16, enabled=half):
+            picture: Tensor = functional_call(self.decoder, dict(params), (z,))
+        return picture.float()
 
     def decoder_weights(self) -> dict[str, Tensor]:
         """Copies of the weights that decoder optimization tunes: those of the decoder proper.

@@ -16,7 +16,7 @@ from msbd_dist.tiny.scenes import Background, Scene, render
 # small enough for a test, and still every wave of every kind of stage
 QUICK = {
     "steps": 3, "repaint": 1, "samples": 2, "upscale_steps": 10, "segment_start": 0.2,
-    "decoder_steps": 2,
+    "decoder_steps": 2, "decoder_batch": "full",
 }  # fmt: skip
 
 

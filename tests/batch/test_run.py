@@ -371,6 +371,7 @@ def test_the_real_decoder_is_bit_identical_after_a_fit_that_lowers_the_loss(
         {"rerank": False},
         {"decoder_optimization": False},
         {"decoder_batch": "minibatch"},
+        {"decoder_batch": "sample"},
         {"compose": "over"},
         {"overlap": 0},
         {"noise": "segment"},

@@ -20,6 +20,7 @@ from msbd_dist.core.decoder import (
     segment_loss,
 )
 from msbd_dist.core.reduction import Alone, Team
+from msbd_dist.core.rounds import Rounds
 
 
 class Decoder(torch.nn.Module):
@@ -61,7 +62,9 @@ def fitted(
 ) -> tuple[Params, list[float]]:
     """Tuned weights and losses."""
     values = {"steps": 3, "lr": 1e-3, "lam": 100.0, **settings}
-    fit = DecoderFit(network, weights(), segments.__getitem__, len(segments), FitSettings(**values))
+    rounds = values.pop("rounds", Rounds(len(segments), len(segments), values.pop("steps")))
+    load = segments.__getitem__
+    fit = DecoderFit(network, weights(), load, rounds, FitSettings(**values))
     return fit.run(team or Alone()), fit.losses
 
 
@@ -117,9 +120,29 @@ def test_the_pretrained_weights_survive_an_error_in_the_middle(error: Exception)
 def test_minibatches_take_a_step_for_every_pair() -> None:
     segments = [segment(i) for i in range(4)]
     full, _ = fitted(segments)
-    pairs, _ = fitted(segments, minibatch=2)
+    pairs, _ = fitted(segments, rounds=Rounds(4, 2, 6))
     moved = [sum(float((p[k] - weights()[k]).abs().sum()) for k in p) for p in (full, pairs)]
     assert moved[1] > 1.5 * moved[0]
+
+
+def test_samples_reach_the_loss_of_all_segments_with_a_fraction_of_the_passes() -> None:
+    segments = [segment(i) for i in range(16)]
+    full, sample = Rounds(16, 16, 40), Rounds(16, 2, 60, True)
+    areas = Areas.of(segments)
+
+    def reached(rounds: Rounds) -> float:
+        tuned, _ = fitted(segments, rounds=rounds)
+        return sum(float(segment_loss(decode, tuned, s, areas, lam=100)) for s in segments)
+
+    assert reached(sample) <= reached(full)
+    assert sample.passes * 5 < full.passes
+
+
+def test_the_losses_of_samples_are_those_of_whole_rounds() -> None:
+    segments = [segment(i) for i in range(4)]
+    _, full = fitted(segments, lr=1e-9)
+    _, sampled = fitted(segments, lr=1e-9, rounds=Rounds(4, 1, 11, True))
+    assert sampled == pytest.approx(full[:2], rel=1e-4)  # the third round is not whole
 
 
 def test_a_mask_over_everything_has_no_background_term() -> None:
@@ -146,8 +169,8 @@ def test_segments_that_are_not_held_give_the_same_weights(monkeypatch: pytest.Mo
         loaded.append(slot)
         return segments[slot]
 
-    settings = FitSettings(steps=3, lr=1e-3, lam=100.0)
-    fit = DecoderFit(decode, weights(), load, len(segments), settings)
+    settings = FitSettings(lr=1e-3, lam=100.0)
+    fit = DecoderFit(decode, weights(), load, Rounds(4, 4, 3), settings)
     assert all(torch.equal(held[name], weight) for name, weight in fit.run(Alone()).items())
     assert fit.losses == losses
     assert loaded.count(0) == 1

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from msbd_dist.core.decoder import DecoderFit, FitSettings, Params
 from msbd_dist.core.reduction import Alone, GradientSum, Sum
+from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Reduction
 from tests.core.test_decoder import NET, segment, weights
 
@@ -76,8 +77,9 @@ SEGMENTS = [segment(i) for i in range(5)]
 
 
 def new_fit(**changes: Any) -> DecoderFit:
-    values = {"steps": 4, "lr": 1e-2, "lam": 100.0, **changes}
-    return DecoderFit(decode, weights(), SEGMENTS.__getitem__, len(SEGMENTS), FitSettings(**values))
+    values = {"lr": 1e-2, "lam": 100.0, "rounds": Rounds(5, 5, 4), **changes}
+    rounds, load = values.pop("rounds"), SEGMENTS.__getitem__
+    return DecoderFit(decode, weights(), load, rounds, FitSettings(**values))
 
 
 def run(fits: list[DecoderFit], breaks_at: int | None = None) -> list[Any]:
@@ -100,13 +102,15 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 7])
-@pytest.mark.parametrize("minibatch", [None, 2])
+@pytest.mark.parametrize(
+    "rounds", [Rounds(5, 5, 4), Rounds(5, 2, 12), Rounds(5, 3, 6, True)], ids=str
+)
 def test_any_number_of_processes_has_the_same_weights_bit_for_bit(
-    size: int, minibatch: int | None
+    size: int, rounds: Rounds
 ) -> None:
-    alone = new_fit(minibatch=minibatch)
+    alone = new_fit(rounds=rounds)
     wanted = alone.run(Alone())
-    fits = [new_fit(minibatch=minibatch) for _ in range(size)]
+    fits = [new_fit(rounds=rounds) for _ in range(size)]
     for tuned in run(fits):
         assert_equal(tuned, wanted)
     assert all(fit.losses == alone.losses for fit in fits)
@@ -152,7 +156,7 @@ def test_a_state_is_taken_up_where_it_was_left() -> None:
 
 def test_a_team_with_different_fits_is_refused() -> None:
     with pytest.raises(RuntimeError, match="different fits"):
-        run([new_fit(steps=4), new_fit(steps=5)])
+        run([new_fit(), new_fit(rounds=Rounds(5, 5, 5))])
 
 
 # --- buffers ---
