@@ -22,6 +22,7 @@ from benchmarks.claims.statistics import Estimate, difference, estimate, mean, r
 from benchmarks.claims.suite import QUESTIONS, with_needed
 from benchmarks.claims.work import Asked, Work, edits_of
 from msbd_dist.core.geometry import Size
+from msbd_dist.core.measure import border_lines
 from msbd_dist.core.tiling import Grid
 from msbd_dist.tiny.evaluate import cases as evaluated
 
@@ -143,8 +144,11 @@ def test_cells_of_the_decoder_are_no_seams() -> None:
     cells = rng.random((3, 64, 28), np.float32).repeat(8, 1).repeat(8, 2) * 0.2
     assert seams.among_cells(cells, mask, grid) == pytest.approx(1, abs=0.1)
     seam = cells.copy()
-    for line in (40, 64, 80, 104, 120, 144, 160, 184):
+    xs, ys = border_lines(grid)
+    for line in xs:
         seam[..., line:] += 0.1
+    for line in ys:
+        seam[:, line:] += 0.1
     found = seams.among_cells(seam, mask, grid)
     assert found is not None
     assert found > 1.3
