@@ -26,6 +26,7 @@ from benchmarks.claims.work import Asked, Work
 from msbd_dist.batch.board import Silent
 from msbd_dist.batch.status import Status
 from msbd_dist.cli.progress import in_a_line
+from msbd_dist.errors import MsbdError
 
 EVERY = 30.0  # seconds between two lines
 
@@ -105,4 +106,7 @@ def ask_all(work: Work, questions: Sequence[Question]) -> dict[str, Asked]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MsbdError as error:
+        sys.exit(f"benchmarks.claims: {error}")
