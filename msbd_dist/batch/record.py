@@ -120,6 +120,12 @@ class WorkerSpec:
 
         return TaskWorker(self)
 
+    def prepare(self) -> None:
+        """Import what every task needs, before the first one comes."""
+        with suppress(ImportError):  # is told by the task that needs it
+            import msbd_dist.batch.worker
+            import msbd_dist.models.latent  # noqa: F401
+
 
 @dataclass(frozen=True, kw_only=True)
 class EditResult:

@@ -23,6 +23,7 @@ import zarr
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
+from msbd_dist.batch.beside import Beside, ReadAhead
 from msbd_dist.batch.journal import heard
 from msbd_dist.batch.record import (
     EditRecord,
@@ -71,6 +72,16 @@ CHECKPOINT_SECONDS = 60.0  # between two of an unfinished decoder optimization
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a segment starts from, before any model has worked on it; arrays of [0, 1]."""
+
+    mask: Bools  # (h, w)
+    background: Floats  # LP(x_in), or x_in where no stage is before: (3, h, w)
+    small: Floats | None  # of the stage before, with a halo: (3, h', w')
+    rect: Rect  # the segment in ``small``, in its pixels
+
+
+@dataclass(frozen=True)
 class Scene:
     """One stage of one edit, opened for work."""
 
@@ -81,6 +92,8 @@ class Scene:
     attempt: str  # whose results are written
     versions: Versions  # and which are read
     beat: Beat  # a sign that work goes on
+    beside: Beside  # threads that read and write meanwhile
+    given: ReadAhead[int, Given]  # of a later stage, what each slot starts from
     flat: list[int] = field(default_factory=list)  # slots whose segment is all of one colour
 
     @property
@@ -129,12 +142,18 @@ class TaskWorker:
         Returns the facts of its marker: of another attempt, where that was first.
         """
         started, task = time.perf_counter(), order.task
-        with store_errors(self._run.url), intra_op_threads(self._threads), heard() as lines:
-            scene = self._scene(order, attempt.name, beat)
+        with (
+            store_errors(self._run.url),
+            intra_op_threads(self._threads),
+            heard() as lines,
+            Beside() as beside,
+        ):
+            scene = self._scene(order, attempt.name, beat, beside)
             if task.kind == "fit":
                 facts = self._fit(scene, task.slots, team or Alone())
             else:
                 facts = self._in_parts(scene, task, attempt.parts)
+            beside.flush()
         facts |= {
             "attempt": attempt.name,
             "stored": scene.canvas.digests,
@@ -157,7 +176,7 @@ class TaskWorker:
         facts: Facts = {}
         size = max(1, -(-len(task.slots) // parts))
         if self._models.device.type == "cpu":
-            size = 1  # nothing is gained by more, and so bytes don't depend on the pieces
+            size = 1  # a batch gains little there, and so bytes don't depend on the pieces
         pieces = deque(task.slots[i : i + size] for i in range(0, len(task.slots), size))
         while pieces:
             piece = pieces.popleft()
@@ -187,7 +206,7 @@ class TaskWorker:
         finally:
             self._models = usual
 
-    def _scene(self, order: Order, attempt: str, beat: Beat) -> Scene:
+    def _scene(self, order: Order, attempt: str, beat: Beat, beside: Beside) -> Scene:
         if order.work not in self._opened:
             work = self._run / order.work
             record = load_edit(work)
@@ -204,7 +223,11 @@ class TaskWorker:
             picture=opened.picture,
         )
         stage = plan.stages[order.task.stage]
-        return Scene(opened.record, stage, canvas, opened.work, attempt, order.versions, beat)
+        given = ReadAhead(beside.reader, partial(_given, plan, stage, canvas), order.task.slots)
+        return Scene(
+            *(opened.record, stage, canvas, opened.work, attempt, order.versions, beat),
+            *(beside, given),
+        )
 
     # -- tasks -------------------------------------------------------------------------------------
 
@@ -250,17 +273,17 @@ class TaskWorker:
         Or the only stage, whose segments begin with noise alone.
         """
         stage = scene.stage
-        windows = [stage.window(slot) for slot in slots]
-        masks = np.stack([scene.mask(window) for window in windows])
-        start = np.stack([self._start(scene, *pair) for pair in zip(masks, windows, strict=True)])
+        given = [scene.given(slot) for slot in slots]
+        start = np.stack(self._starts(scene, given))
         if not scene.plan.diffuses(stage):
             for slot, picture in zip(slots, start, strict=True):
                 scene.canvas.write_segment(stage, slot, picture)
             return {}
-        boxes = [self._latent_box(scene, window) for window in windows]
-        z = self._diffuse(scene, self._encode(start), masks, boxes)
+        boxes = [self._latent_box(scene, stage.window(slot)) for slot in slots]
+        z = self._diffuse(scene, self._encode(start), np.stack([g.mask for g in given]), boxes)
         for slot, latent in zip(slots, z, strict=True):
-            scene.canvas.write_latent(stage, slot, latent.cpu().numpy())
+            stored = latent.cpu().numpy()
+            scene.beside.later(partial(scene.canvas.write_latent, stage, slot, stored))
             if not scene.plan.method.decoder_optimization:
                 self._decode_slot(scene, slot, latent[None], None)
         return {}
@@ -336,7 +359,7 @@ class TaskWorker:
         _require_finite(pixels, scene, "decoder")
         if float(np.ptp(pixels)) < FLAT:
             self._report_flat(scene, slot)
-        scene.canvas.write_segment(scene.stage, slot, pixels)
+        scene.beside.later(partial(scene.canvas.write_segment, scene.stage, slot, pixels))
 
     def _report_flat(self, scene: Scene, slot: int) -> None:
         name = f"edit {scene.record.spec.id}: segment {slot} of stage {scene.stage.index}"
@@ -365,7 +388,7 @@ class TaskWorker:
             pixels = compose_chunk(
                 stage.grid,
                 ((stage.segments[slot], canvas.segment(stage, slot)) for slot in slots),
-                partial(self._beneath, scene, box),
+                partial(_beneath, scene.plan, stage, canvas, box),
                 box,
                 kind=scene.plan.method.compose,
             )
@@ -428,51 +451,23 @@ class TaskWorker:
         assert guidance is not None  # a plan's method is settled
         return guidance
 
-    def _start(self, scene: Scene, mask: Bools, window: Box) -> Floats:
-        """x~ = m * SR(x_prev) + (1-m) * LP(x_in) in a window; the input where nothing is before."""
-        if scene.stage.index == 0:
-            return scene.source(window)
-        return composed(mask, self._enlarged(scene, window), self._background(scene, window))
-
-    def _enlarged(self, scene: Scene, window: Box) -> Floats:
-        """SR(x_prev) in a window: the previous stage with a halo, enlarged, then resized down."""
-        factor = scene.plan.family.sr_factor
-        small, rect = self._previous(scene, window)
-        tensor = torch.from_numpy(np.ascontiguousarray(small, np.float32))[None]
+    def _starts(self, scene: Scene, given: Sequence[Given]) -> list[Floats]:
+        """x~ = m * SR(x_prev) + (1-m) * LP(x_in) of segments; the input where nothing is before."""
+        small = [one.small for one in given if one.small is not None]
+        if not small:
+            return [one.background for one in given]
         upscaler = self._models.upscaler(scene.plan.method.upscaler)
-        large = upscaler(tensor.to(self._models.device))[0].cpu().numpy()
-        zoomed = Rect(rect.y0 * factor, rect.x0 * factor, rect.y1 * factor, rect.x1 * factor)
-        return resample(large, zoomed, window.size)
-
-    def _previous(self, scene: Scene, window: Box) -> tuple[Floats, Rect]:
-        """The previous stage around a window, with a halo, and where the window is in that."""
-        previous = scene.plan.stages[scene.stage.index - 1]
-        rect = between(window, scene.stage, previous)
-        box = rect.outer(SR_HALO)
-        pixels = read_reflected(
-            lambda inside: scene.canvas.composed(previous, inside), box, Box.of(previous.size)
-        )
-        return pixels, rect.relative_to(box)
-
-    def _beneath(self, scene: Scene, box: Box) -> Floats:
-        """What a chunk's segments are laid on: the input; under `over`, where ramps let it through,
-        the previous stage in the mask, as in the authors' code."""
-        source = scene.source(box)
-        if scene.plan.method.compose == "sum" or scene.stage.index == 0:
-            return source
-        small, rect = self._previous(scene, box)
-        return composed(scene.mask(box), resample(small, rect, box.size, "bicubic"), source)
-
-    def _background(self, scene: Scene, window: Box) -> Floats:
-        """LP(x_in): the input no sharper than the previous stage, or half of this one, or as is."""
-        stage, kind = scene.stage, scene.plan.method.lowpass
-        if kind == "off":
-            return scene.source(window)
-        coarse = scene.plan.stages[stage.index - 1]
-        if kind == "half":
-            half = Size(-(-stage.size.height // 2), -(-stage.size.width // 2))
-            coarse = replace(stage, grid=Grid.whole(half))
-        return lowpass(scene.canvas.source, stage, coarse, window)
+        alike = len({picture.shape for picture in small}) == 1
+        batches = [small] if alike else [[picture] for picture in small]
+        large = [
+            picture.cpu().numpy()
+            for batch in batches
+            for picture in upscaler(torch.from_numpy(np.stack(batch)).to(self._models.device))
+        ]
+        return [
+            composed(one.mask, _fitted(scene, one, picture), one.background)
+            for one, picture in zip(given, large, strict=True)
+        ]
 
     def _latent_box(self, scene: Scene, window: Box) -> Box:
         """Where a window's noise comes from, in latent cells."""
@@ -529,6 +524,57 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+def _given(plan: Plan, stage: Stage, canvas: Canvas, slot: int) -> Given:
+    """Read what a segment starts from: no work of models, and none of torch."""
+    window = stage.window(slot)
+    mask = stage_mask(canvas, stage, window)
+    if stage.index == 0:
+        whole = Rect(0, 0, *window.size.shape)
+        return Given(mask, stage_view(canvas.source, stage, window), None, whole)
+    small, rect = _previous(plan, stage, canvas, window)
+    return Given(mask, _background(plan, stage, canvas, window), small, rect)
+
+
+def _previous(plan: Plan, stage: Stage, canvas: Canvas, window: Box) -> tuple[Floats, Rect]:
+    """The stage before around a window, with a halo, and where the window is in that."""
+    previous = plan.stages[stage.index - 1]
+    rect = between(window, stage, previous)
+    box = rect.outer(SR_HALO)
+    small = read_reflected(partial(canvas.composed, previous), box, Box.of(previous.size))
+    return np.ascontiguousarray(small, np.float32), rect.relative_to(box)
+
+
+def _beneath(plan: Plan, stage: Stage, canvas: Canvas, box: Box) -> Floats:
+    """What a chunk's segments are laid on: the input; under `over`, where ramps let it through, the
+    stage before in the mask, as in the authors' code."""
+    source = stage_view(canvas.source, stage, box)
+    if plan.method.compose == "sum" or stage.index == 0:
+        return source
+    small, rect = _previous(plan, stage, canvas, box)
+    return composed(
+        stage_mask(canvas, stage, box), resample(small, rect, box.size, "bicubic"), source
+    )
+
+
+def _background(plan: Plan, stage: Stage, canvas: Canvas, window: Box) -> Floats:
+    """LP(x_in): the input no sharper than the previous stage, or half of this one, or as is."""
+    kind = plan.method.lowpass
+    if kind == "off":
+        return stage_view(canvas.source, stage, window)
+    coarse = plan.stages[stage.index - 1]
+    if kind == "half":
+        half = Size(-(-stage.size.height // 2), -(-stage.size.width // 2))
+        coarse = replace(stage, grid=Grid.whole(half))
+    return lowpass(canvas.source, stage, coarse, window)
+
+
+def _fitted(scene: Scene, given: Given, large: Floats) -> Floats:
+    """SR(x_prev) in a segment: what was enlarged without its halo, resized down."""
+    factor, rect = scene.plan.family.sr_factor, given.rect
+    zoomed = Rect(rect.y0 * factor, rect.x0 * factor, rect.y1 * factor, rect.x1 * factor)
+    return resample(large, zoomed, Size(*given.mask.shape))
+
+
 def stage_mask(canvas: Canvas, stage: Stage, window: Box) -> Bools:
     """The mask in a window of a stage, by maximum: (h, w) bool."""
     return scale_mask(canvas.mask, stage.image_rect(window), window.size)
@@ -536,8 +582,12 @@ def stage_mask(canvas: Canvas, stage: Stage, window: Box) -> Bools:
 
 def _noise(fields: Sequence[NoiseField], boxes: Sequence[Box], device: torch.device) -> Noise:
     def draw(name: Draw) -> torch.Tensor:
-        parts = [field.box(name, box) for field, box in zip(fields, boxes, strict=True)]
-        return torch.stack(parts).to(device)
+        noise = torch.stack(
+            [field.box(name, box) for field, box in zip(fields, boxes, strict=True)]
+        )
+        if device.type == "cuda":  # what is pinned is copied without waiting for the device
+            return noise.pin_memory().to(device, non_blocking=True)
+        return noise
 
     return draw
 

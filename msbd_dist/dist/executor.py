@@ -42,6 +42,8 @@ class Worker(Protocol):
 
 
 MakeWorker = Callable[[], Worker]
+"""Makes a worker in its process. One with a method ``prepare`` has it called there first, in a
+thread, before any task has come: it does what takes long and needs no task."""
 
 
 @dataclass(frozen=True)

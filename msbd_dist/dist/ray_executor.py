@@ -71,18 +71,21 @@ PATIENCE = Patience()
 
 
 class _Actor:
-    """Runs in the worker's process: makes its worker on the first task."""
+    """Runs in the worker's process: prepares for its worker, and makes it on the first task."""
 
     def __init__(self, make_worker: MakeWorker) -> None:
         self._make_worker = make_worker
         self._worker: Any = None
         self._left = 0  # gangs up to this generation are to be left
         self._beats = 0
+        self._prepared = threading.Thread(target=getattr(make_worker, "prepare", None), daemon=True)
+        self._prepared.start()
         threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def run(self, task: Any, attempt: Attempt, place: Formation | None = None) -> Facts:
         self._beat()
         if self._worker is None:
+            self._prepared.join()
             self._worker = self._make_worker()
         if place is None:
             return dict(self._worker.run(task, attempt, beat=self._beat))

@@ -139,8 +139,9 @@ class LatentModel:
 
     def _predict(self, z: Tensor, t: int, text: Tensor) -> Tensor:
         """The UNet's raw output, in its own dtype inside and float32 outside."""
+        step = torch.full((), t, device=z.device)  # made there: no copy to wait for
         raw: Tensor = self.parts.unet(
-            z.to(self.parts.dtype), t, text.expand(len(z), -1, -1), return_dict=False
+            z.to(self.parts.dtype), step, text.expand(len(z), -1, -1), return_dict=False
         )[0]
         return raw.float()
 

@@ -128,6 +128,39 @@ def test_an_error_comes_back_as_itself_and_harms_no_other_task(executor: Executo
     assert outcomes["good"].facts == {"result": 9}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Makes a worker, which tells whether its process was prepared for it."""
+
+    left: Path
+
+    def prepare(self) -> None:
+        time.sleep(0.5)
+        self.left.write_text(str(os.getpid()))
+
+    def __call__(self) -> Worker:
+        assert self.left.read_text() == str(os.getpid())
+        return Calculator()
+
+
+def test_a_worker_prepares_before_a_task_has_come(ray_session: None, tmp_path: Path) -> None:
+    pool = RayExecutor(Prepared(tmp_path / "pid"), num_workers=1, use_gpus=False)
+    until = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert (tmp_path / "pid").exists()
+    pool.submit(Job("one", value=3))
+    assert outcome_of(pool).facts == {"result": 9}
+    pool.close()
+
+
+def test_a_task_waits_until_its_worker_is_prepared(ray_session: None, tmp_path: Path) -> None:
+    pool = RayExecutor(Prepared(tmp_path / "pid"), num_workers=1, use_gpus=False)
+    pool.submit(Job("one", value=3))
+    assert outcome_of(pool).facts == {"result": 9}
+    pool.close()
+
+
 def test_dropped_tasks_never_run(executor: Executor) -> None:
     for i in range(20):
         executor.submit(Job("a" if i % 2 else "b", value=i))
