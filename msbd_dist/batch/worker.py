@@ -392,7 +392,7 @@ class TaskWorker:
             pixels = compose_chunk(
                 stage.grid,
                 ((stage.segments[slot], canvas.segment(stage, slot)) for slot in slots),
-                partial(stage_view, canvas.source, stage, box),
+                partial(_beneath, scene.plan, stage, canvas, box),
                 box,
                 kind=scene.plan.method.compose,
             )
@@ -565,12 +565,29 @@ def _given(plan: Plan, stage: Stage, canvas: Canvas, slot: int) -> Given:
     if stage.index == 0:
         whole = Rect(0, 0, *window.size.shape)
         return Given(mask, stage_view(canvas.source, stage, window), None, whole)
+    small, rect = _previous(plan, stage, canvas, window)
+    return Given(mask, _background(plan, stage, canvas, window), small, rect)
+
+
+def _previous(plan: Plan, stage: Stage, canvas: Canvas, window: Box) -> tuple[Floats, Rect]:
+    """The stage before around a window, with a halo, and where the window is in that."""
     previous = plan.stages[stage.index - 1]
     rect = between(window, stage, previous)
     box = rect.outer(SR_HALO)
     small = read_reflected(partial(canvas.composed, previous), box, Box.of(previous.size))
-    background = _background(plan, stage, canvas, window)
-    return Given(mask, background, np.ascontiguousarray(small, np.float32), rect.relative_to(box))
+    return np.ascontiguousarray(small, np.float32), rect.relative_to(box)
+
+
+def _beneath(plan: Plan, stage: Stage, canvas: Canvas, box: Box) -> Floats:
+    """What a chunk's segments are laid on: the input; under `over`, where ramps let it through, the
+    stage before in the mask, as in the authors' code."""
+    source = stage_view(canvas.source, stage, box)
+    if plan.method.compose == "sum" or stage.index == 0:
+        return source
+    small, rect = _previous(plan, stage, canvas, box)
+    return composed(
+        stage_mask(canvas, stage, box), resample(small, rect, box.size, "bicubic"), source
+    )
 
 
 def _background(plan: Plan, stage: Stage, canvas: Canvas, window: Box) -> Floats:

@@ -401,6 +401,16 @@ def test_every_option_of_the_method_makes_a_difference(
     assert (pixels(str(edit.output)) != pixels(str(result.edits[0].output))).any()
 
 
+def test_under_segments_that_are_laid_over_there_is_the_stage_before(tmp_path: Path) -> None:
+    """Where nothing but enlargement is done, `over` and the sum show the same: not the input."""
+    draw_inputs(tmp_path)
+    same = {**PLAIN, "samples": 1, "upscale_diffusion": "off", "decoder_optimization": False}
+    manifest = manifest_of(tmp_path, same, {**same, "compose": "over"})
+    one, other = (pixels(str(edit.output)) for edit in serial(manifest, tmp_path / "out").edits)
+    assert (one != other).any()
+    assert abs(one.astype(int) - other).max() <= 8
+
+
 def tmp_path_with(folder: Path, target: Path) -> Path:
     for name in ("image.png", "mask.png"):
         (target / name).write_bytes((folder / name).read_bytes())

@@ -118,6 +118,16 @@ def test_the_probe_knows_an_object_that_the_edge_cuts():
     assert probe.name(render(scene(thing("red", "circle", x=24))))[0] == "red"
 
 
+def test_the_probe_tells_one_object_from_several():
+    one = scene(thing("red", "ring", radius=40))
+    places = [(y, x) for y in (36, 92) for x in (36, 92)]
+    several = scene(*(thing("red", "ring", y=y, x=x, radius=20) for y, x in places))
+    assert probe.likeness(render(one), "red", "ring") > 0.9
+    assert probe.likeness(render(several), "red", "ring") < 0.6
+    assert probe.likeness(render(one), "red", "square") < 0.8
+    assert probe.likeness(render(one), "blue", "ring") == 0
+
+
 def test_the_probe_measures_places_and_areas():
     (blob,) = probe.blobs(render(scene(thing("red", "square", y=40, x=90, rotation=0))))
     assert (blob.y, blob.x) == pytest.approx((40 / 128, 90 / 128), abs=0.02)

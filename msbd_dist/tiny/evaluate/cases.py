@@ -240,7 +240,7 @@ class Placed:
     @property
     def mask(self) -> np.ndarray:
         """(H, W) bool, True inside the box."""
-        mask = np.zeros((NATIVE, NATIVE), np.bool_)
+        mask = np.zeros(self.scene.size.shape, np.bool_)
         mask[self.box.slices] = True
         return mask
 

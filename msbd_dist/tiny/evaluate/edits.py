@@ -41,8 +41,8 @@ def _insert(family: Family, cases: Sequence[Placed]) -> list[Outcome]:
             for case, picture in zip(cases, pictures, strict=True)
         ]
     )
-    said = family.judge.kinds([_crop(*pair) for pair in zip(cases, after, strict=True)])
-    truth = family.judge.kinds([_crop(case, render(case.real())) for case in cases])
+    said = family.judge.kinds([crop(*pair) for pair in zip(cases, after, strict=True)])
+    truth = family.judge.kinds([crop(case, render(case.real())) for case in cases])
     outcomes = []
     for case, one, two, kind, real in zip(cases, pictures, after, said, truth, strict=True):
         assert case.kind is not None
@@ -52,7 +52,7 @@ def _insert(family: Family, cases: Sequence[Placed]) -> list[Outcome]:
     return outcomes
 
 
-def _crop(case: Placed, picture: Image) -> Image:
+def crop(case: Placed, picture: Image) -> Image:
     """The smallest square that holds the mask, as far as the picture goes.
 
     On whole pictures CLIP misnames small real objects; on this it does not.

@@ -44,6 +44,7 @@ class Sheet:
     columns: int
     side: int  # pixels of a picture on the sheet
     detail: bool = False  # show the middle of each picture in its own pixels
+    heads: tuple[str, ...] = ()  # above the pictures of each outcome of the first row
 
 
 SHEETS = (
@@ -80,7 +81,7 @@ def write_grids(outcomes: Mapping[str, Sequence[Outcome]], folder: Path) -> None
         each = sheet.cases // len(sheet.measures)
         shown = [o for key in sheet.measures for o in list(outcomes.get(key, ()))[:each]]
         if shown:
-            (folder / f"{sheet.name}.png").write_bytes(_small_png(drawn(sheet, shown)))
+            (folder / f"{sheet.name}.png").write_bytes(small_png(drawn(sheet, shown)))
 
 
 def drawn(sheet: Sheet, outcomes: Sequence[Outcome]) -> Pil.Image:
@@ -89,12 +90,29 @@ def drawn(sheet: Sheet, outcomes: Sequence[Outcome]) -> Pil.Image:
     width, height = (max(tile.size[axis] for tile in tiles) + _GAP for axis in (0, 1))
     columns = min(sheet.columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    canvas = Pil.new("RGB", (columns * width + _GAP, rows * height + _LINE + 2 * _GAP), "white")
+    heads = _heads(sheet)
+    top = heads.height + _LINE + 2 * _GAP
+    canvas = Pil.new("RGB", (columns * width + _GAP, rows * height + top), "white")
     ImageDraw.Draw(canvas).text((_GAP, _GAP), sheet.title, fill="black")
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
-        canvas.paste(tile, (column * width + _GAP, row * height + _LINE + 2 * _GAP))
+        if row == 0:
+            canvas.paste(heads, (column * width + _GAP, _LINE + 2 * _GAP))
+        canvas.paste(tile, (column * width + _GAP, row * height + top))
     return canvas
+
+
+def _heads(sheet: Sheet) -> Pil.Image:
+    """What stands above an outcome's pictures; of no height where nothing does."""
+    texts = [_wrapped(head, sheet.side // _LETTER) for head in sheet.heads]
+    height = max((len(lines) for lines in texts), default=0) * _LINE
+    image = Pil.new("RGB", (max(len(texts) * (sheet.side + 2) - 2, 1), height), "white")
+    for index, lines in enumerate(texts):
+        place = (index * (sheet.side + 2), 0)
+        ImageDraw.Draw(image).multiline_text(
+            place, "\n".join(lines), fill="black", spacing=1, font_size=10
+        )
+    return image
 
 
 def _tile(outcome: Outcome, sheet: Sheet) -> Pil.Image:
@@ -131,7 +149,7 @@ def _wrapped(words: str, letters: int) -> list[str]:
     return lines
 
 
-def _small_png(picture: Pil.Image) -> bytes:
+def small_png(picture: Pil.Image) -> bytes:
     """PNG of at most `_LARGEST` bytes: in 256 colours, and then smaller, if it must be."""
     data = _png(picture)
     while len(data) > _LARGEST:
