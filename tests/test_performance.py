@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from benchmarks.speed import denoiser, page, timing
+from benchmarks.speed import decoder, denoiser, page, timing
 from benchmarks.speed.edit import Prepared
 from benchmarks.speed.plain import PIPELINES, plain
 from msbd_dist.batch.record import WorkerSpec
@@ -100,6 +101,23 @@ def test_a_cpu_tries_layouts(bundled: Models) -> None:
     assert torch.allclose(plain_call, last, atol=1e-3)
     slow = denoiser.without_sdpa(ways["float32"])
     assert torch.allclose(denoiser._call(slow, z, step, text), plain_call, atol=1e-3)
+
+
+def test_ways_down_begin_at_the_same_loss_and_end_where_they_are_low_enough(
+    bundled: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder, "COLUMNS", 2)
+    monkeypatch.setattr(decoder, "ROWS", 1)
+    problem = decoder.drawn(bundled)
+    ways = decoder.ways(bundled.latent, len(problem.segments))
+    assert {way.rounds.batch for way in ways.values()} == {1, 2}
+    tail = ways["only the last block, its inputs held"].problem(problem)
+    assert tail.loss(tail.pretrained) == pytest.approx(problem.loss(problem.pretrained), rel=1e-4)
+    short = replace(ways["sample"], rounds=replace(ways["sample"].rounds, steps=3))
+    (end,) = decoder.descended(short, problem, wanted=0.0)
+    assert (end["steps"], end["passes"]) == (3, 3)
+    assert end["loss"] < problem.loss(problem.pretrained)
+    assert decoder.reached([end], wanted=end["loss"] / 2) is None
 
 
 @pytest.mark.long

@@ -73,6 +73,21 @@ def bars(rows: Mapping[str, Mapping[str, float]], *, unit: str) -> str:
         return _svg(figure)
 
 
+def curves(
+    rows: Mapping[str, Sequence[tuple[float, float]]], level: float, *, x: str, y: str
+) -> str:
+    """A line for each row through its points, and a level across, both axes logarithmic."""
+    with _figure(3.6) as (figure, axes):
+        for name, points in rows.items():
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+        axes.axhline(level, color=INK, linewidth=1, linestyle=":")
+        axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:.2g}")
+        axes.legend(frameon=False)
+        return _svg(figure)
+
+
 def _finish(
     axes: Any,
     labels: Sequence[str],

@@ -59,7 +59,7 @@ def _network(file: Path, factor: int, device: torch.device, half: bool) -> Upsca
     found = _identify(file)
     _check_kind(file, found, factor)
     dtype = torch.float16 if half and found.supports_half else torch.float32
-    frozen(found.model.to(dtype, memory_format=torch.channels_last), device)  # a fifth faster
+    frozen(found.model.to(dtype, memory_format=torch.channels_last), device)  # which is faster
     together = device.type == "cuda"  # elsewhere the result never depends on the batch
 
     @torch.no_grad()
