@@ -16,7 +16,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from msbd_dist.batch import steps, worker
+from msbd_dist.batch import patch as pasting
+from msbd_dist.batch import worker
 from msbd_dist.canvas.store import Canvas
 from msbd_dist.core import decoder, plan, sampling
 from msbd_dist.core.compose import Floats, Read, stage_view
@@ -422,7 +423,7 @@ def _patch_of(change: Callable[[Canvas], Any]) -> Any:
     def changed(real: Broken) -> Broken:
         return lambda self, canvas, dtype: real(self, change(canvas), dtype)
 
-    return replaced(steps.Patch, "__init__", changed)
+    return replaced(pasting.Patch, "__init__", changed)
 
 
 @fault("paste-one-pixel-off", "star gone wide", "the edit is pasted one pixel off its place")
@@ -442,4 +443,4 @@ def _truncated() -> Any:
     def cut(values: Floats, dtype: Any) -> Any:
         return np.floor(np.clip(values, 0, 1) * np.iinfo(dtype).max).astype(dtype)
 
-    return patch.object(steps, "from_float", cut)
+    return patch.object(pasting, "from_float", cut)
