@@ -22,8 +22,6 @@ from benchmarks.claims.statistics import Estimate, difference, estimate, mean, r
 from benchmarks.claims.suite import QUESTIONS, with_needed
 from benchmarks.claims.work import Asked, Work, edits_of
 from msbd_dist.core.geometry import Size
-from msbd_dist.core.measure import border_lines
-from msbd_dist.core.tiling import Grid
 from msbd_dist.tiny.evaluate import cases as evaluated
 
 
@@ -135,23 +133,6 @@ def test_what_returns_at_the_stride_is_repetition() -> None:
     assert seams.repetition(again, mask, 80) > 0.9
     assert abs(seams.repetition(noise, mask, 80)) < 0.1
     assert abs(seams.repetition(again, mask, 70)) < 0.5
-
-
-def test_cells_of_the_decoder_are_no_seams() -> None:
-    rng = np.random.default_rng(6)
-    grid = Grid(Size(512, 224), Size(64, 64), 24)
-    mask = np.ones((512, 224), np.bool_)
-    cells = rng.random((3, 64, 28), np.float32).repeat(8, 1).repeat(8, 2) * 0.2
-    assert seams.among_cells(cells, mask, grid) == pytest.approx(1, abs=0.1)
-    seam = cells.copy()
-    xs, ys = border_lines(grid)
-    for line in xs:
-        seam[..., line:] += 0.1
-    for line in ys:
-        seam[:, line:] += 0.1
-    found = seams.among_cells(seam, mask, grid)
-    assert found is not None
-    assert found > 1.3
 
 
 def test_cases_do_not_depend_on_their_number() -> None:

@@ -199,7 +199,10 @@ def seam(eyes: Eyes, made: Made) -> float:
     stage = made.final
     picture, mask = made.composed(stage), made.mask(stage)
     bounds = Box.of(stage.size)
-    found = seams(stage.grid, lambda box: _cut(picture, box), lambda box: mask[box.slices], bounds)
+    found = seams(
+        *(stage.grid, lambda box: _cut(picture, box), lambda box: mask[box.slices], bounds),
+        cell=made.record.plan.family.vae_factor,
+    )
     return sum((steps for _, steps in found), Steps()).ratio or inf
 
 

@@ -53,9 +53,10 @@ DECODER = """
 The paper tunes the decoder in 100 steps, each over all segments, and calls it its slowest part.
 Here that is `decoder_batch: full`; the default, `sample`, looks at a twelfth of them in each step,
 shuffled anew for each round. Below are {segments} segments, as many as Stable Diffusion has for
-3000 x 2000 pixels, at the bundled family's size. The loss is that of all of them, looked at every ten
-steps; *faster* is the way to what the plain one ends with, {wanted:.3g}. A way is given up after
-twice its own steps. Seconds are the processor's, of one thread.
+3000 x 2000 pixels, at half the width of the bundled family's, so that it takes minutes. The loss is
+that of all of them, looked at every ten steps; *faster* is the way to what the plain one ends with,
+{wanted:.3g}. A way is given up after twice its own steps. Seconds are the processor's, of one
+thread.
 """
 
 WAYS = """

@@ -199,7 +199,9 @@ def _seams(sides: Sides, plan: Plan) -> float | None:
         after=sides.after,
         mask=sides.mask,
     )
-    overall: float | None = seams_of(view, plan.final.grid, plan.final.region)["overall"]
+    overall: float | None = seams_of(
+        view, plan.final.grid, plan.final.region, cell=plan.family.vae_factor
+    )["overall"]
     return overall
 
 

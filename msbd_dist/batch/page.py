@@ -116,7 +116,7 @@ def show(edit: Edit, edited: Edited) -> Facts:
         icc=edit.picture.metadata.icc,
     )
     tiles, whole = cut(edit.files, view)
-    seams = seams_of(view, plan.final.grid, plan.final.region)
+    seams = seams_of(view, plan.final.grid, plan.final.region, cell=plan.family.vae_factor)
     shown = {"tiles": tiles, "outline": outlined(view), "seams": seams}
     edit.files.write(THUMB, thumbnail(whole, EDGE))
     edit.files.write("tiles/index.json", as_json(shown).encode())

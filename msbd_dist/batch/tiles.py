@@ -260,11 +260,11 @@ def outlined(view: View) -> dict[str, Any]:
     }
 
 
-def seams_of(view: View, grid: Grid, region: Box) -> dict[str, Any]:
+def seams_of(view: View, grid: Grid, region: Box, *, cell: int) -> dict[str, Any]:
     """How far the borders of the final stage's segments show: of each piece, and of all.
 
-    ``region`` is where the stage lies in the picture, pixel on pixel. Of more than `PIECES` pieces
-    the worst are listed.
+    ``region`` is where the stage lies in the picture, pixel on pixel, and ``cell`` the edge of its
+    latent cells. Of more than `PIECES` pieces the worst are listed.
     """
     bounds = view.edited.relative_to(region)
 
@@ -275,7 +275,7 @@ def seams_of(view: View, grid: Grid, region: Box) -> dict[str, Any]:
         return view.mask(part.shifted(region.y0, region.x0))
 
     whole, pieces = Steps(), []
-    for piece, steps in seams(grid, read, mask, bounds):
+    for piece, steps in seams(grid, read, mask, bounds, cell=cell):
         whole += steps
         at = piece.shifted(region.y0, region.x0)
         ratio = steps.ratio

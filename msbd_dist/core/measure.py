@@ -5,6 +5,9 @@ Where segments overlap they are blended, so what can show is where one begins or
     |<----- segment ----->|                 lines at every x where a window begins or ends inside
                 |<----- segment ----->|     the stage, cut into pieces of one stride each;
                 ^         ^                 horizontal ones likewise
+
+Every such line is a boundary of latent cells, across which a decoder may make larger steps
+anywhere. So a border is compared with the boundaries of cells beside it, and with nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from msbd_dist.core.compose import Bools, Floats, Read
 from msbd_dist.core.geometry import Box
 from msbd_dist.core.tiling import Grid
 
-BESIDE = 16  # pixels on each side of a border that it is compared with
+BESIDE = 4  # boundaries of cells on each side of a border that it is compared with
 FEW = 32  # pairs of pixels across a border below which nothing is said of it
 EPSILON = 1 / 1020  # a quarter of an 8-bit step: where nothing varies, the ratio is 1
 
@@ -50,17 +53,19 @@ class Steps:
         return (across + EPSILON) / (beside + EPSILON)
 
 
-def steps_across(picture: Floats, mask: Bools, at: int, skip: tuple[int, ...] = ()) -> Steps:
+def steps_across(
+    picture: Floats, mask: Bools, at: int, skip: tuple[int, ...] = (), *, cell: int
+) -> Steps:
     """Steps of a window about a vertical border, between its columns ``at - 1`` and ``at``.
 
     ``picture`` is (C, h, w) in [0, 1], ``mask`` (h, w). A pair of neighbours in a row counts where
-    both are masked; its difference is the mean over the channels. ``skip``: other borders in the
-    window, which are not "beside".
+    both are masked; its difference is the mean over the channels. "Beside" are the lines that are
+    whole cells away, of ``cell`` pixels each, without those of ``skip``: other borders.
     """
     steps = np.abs(np.diff(picture.astype(np.float64), axis=-1)).mean(axis=0)  # (h, w - 1)
     pairs = mask[:, 1:] & mask[:, :-1]
     sums, counts = (steps * pairs).sum(axis=0), pairs.sum(axis=0)
-    beside = np.ones(len(sums), bool)
+    beside = (np.arange(1, len(sums) + 1) - at) % cell == 0
     for border in (at, *skip):
         if 1 <= border <= len(sums):
             beside[border - 1] = False
@@ -101,21 +106,23 @@ def border_lines(grid: Grid) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def seams(
-    grid: Grid, read: Read, mask: Callable[[Box], Bools], bounds: Box
+    grid: Grid, read: Read, mask: Callable[[Box], Bools], bounds: Box, *, cell: int
 ) -> Iterator[tuple[Box, Steps]]:
     """Every border's piece with its steps, of those of which something can be said.
 
     ``read`` gives (C, h, w) in [0, 1] of a box inside ``bounds``, ``mask`` its (h, w); all are in
-    stage pixels. Windows of a stride times 2 * `BESIDE` pixels are read, one at a time.
+    stage pixels; ``cell`` is the edge of a latent cell in them. Windows of a stride times
+    2 * `BESIDE` cells and a pixel more are read, one at a time.
     """
+    reach = BESIDE * cell + 1
     xs, ys = border_lines(grid)
     for piece in borders(grid):
         upright = piece.width == 0
         window = Box(
-            piece.y0 - (0 if upright else BESIDE),
-            piece.x0 - (BESIDE if upright else 0),
-            piece.y1 + (0 if upright else BESIDE),
-            piece.x1 + (BESIDE if upright else 0),
+            piece.y0 - (0 if upright else reach),
+            piece.x0 - (reach if upright else 0),
+            piece.y1 + (0 if upright else reach),
+            piece.x1 + (reach if upright else 0),
         ).intersection(bounds)
         if window is None:
             continue
@@ -128,6 +135,6 @@ def seams(
         if not upright:
             pixels, masked = pixels.swapaxes(-1, -2), masked.T
         others = tuple(line - start for line in (xs if upright else ys) if line != at)
-        steps = steps_across(pixels, masked, at - start, others)
+        steps = steps_across(pixels, masked, at - start, others, cell=cell)
         if steps.ratio is not None:
             yield piece, steps

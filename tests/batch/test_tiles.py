@@ -207,7 +207,7 @@ def test_seams_are_told_in_the_pictures_pixels() -> None:
     painting.after[:] = 90
     painting.after[:, :, 50 + 160 :] = 180
     grid, region = Grid(Size(330, 400), Size(96, 96), 32), Box(30, 50, 360, 450)
-    found = seams_of(painting.view, grid, region)
+    found = seams_of(painting.view, grid, region, cell=8)
     json.dumps(found)
     assert found["overall"] > 10
     worst = [piece for piece in found["pieces"] if piece[4] > 2]

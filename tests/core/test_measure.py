@@ -16,7 +16,8 @@ WHOLE = Box.of(GRID.content)
 
 def ratios(picture: Floats, mask: Bools) -> dict[Box, float]:
     found = seams(
-        GRID, lambda b: picture[(slice(None), *b.slices)], lambda b: mask[b.slices], WHOLE
+        *(GRID, lambda b: picture[(slice(None), *b.slices)], lambda b: mask[b.slices], WHOLE),
+        cell=8,
     )
     return {piece: steps.ratio for piece, steps in found if steps.ratio is not None}
 
@@ -88,19 +89,27 @@ def test_only_windows_inside_the_bounds_are_read(noise: Floats) -> None:
 
     def read(box: Box) -> Floats:
         assert bounds.contains(box)
-        assert min(box.height, box.width) <= 2 * BESIDE
+        assert min(box.height, box.width) <= 2 * (8 * BESIDE + 1)
         return noise[(slice(None), *box.slices)]
 
-    found = dict(seams(GRID, read, lambda b: EVERYWHERE[b.slices], bounds))
+    found = dict(seams(GRID, read, lambda b: EVERYWHERE[b.slices], bounds, cell=8))
     assert {piece.x0 for piece in found if piece.width == 0} == {96, 128, 160, 192, 224, 256, 288}
+
+
+def test_boundaries_of_cells_are_no_seams(noise: Floats) -> None:
+    cells = noise[:, ::8, ::8].repeat(8, 1).repeat(8, 2)[:, :200, :300]
+    assert np.mean(list(ratios(cells, EVERYWHERE).values())) == pytest.approx(1, abs=0.05)
+    cells[..., 160:] += 0.2
+    assert ratios(cells, EVERYWHERE)[Box(0, 160, 64, 160)] > 2
 
 
 def test_other_borders_are_not_beside_one() -> None:
     picture = np.zeros((1, 40, 20), np.float32)
     picture[..., 10:] = 0.5
-    picture[..., 15:] = 1.0
+    picture[..., 14:] = 1.0
     mask = np.ones((40, 20), bool)
-    with_it, without = steps_across(picture, mask, 10), steps_across(picture, mask, 10, (15, 40))
+    with_it = steps_across(picture, mask, 10, cell=2)
+    without = steps_across(picture, mask, 10, (14, 40), cell=2)
     assert with_it.beside > 0
-    assert without == Steps(across=20.0, num_across=40, beside=0.0, num_beside=17 * 40)
+    assert without == Steps(across=20.0, num_across=40, beside=0.0, num_beside=7 * 40)
     assert (without + without).num_across == 80
