@@ -1,9 +1,9 @@
 """Decoder optimization: the paper's plain descent, and what takes less work to the same loss.
 
 The segments are as many as Stable Diffusion has for 3000 x 2000 pixels (15), and half as wide as
-those of the family that is measured, so that it takes minutes. Their latents are of a picture as the last stage leaves it: an object where
-the mask is, the low-passed background elsewhere. Seconds are the process's own, on one thread, so
-that other work beside it counts little.
+those of the family that is measured, so that it takes minutes. Their latents are of a picture as
+the last stage leaves it: an object where the mask is, the low-passed background elsewhere. Seconds
+are the process's own, on one thread, so that other work beside it counts little.
 """
 
 from __future__ import annotations
