@@ -9,7 +9,7 @@ are the process's own, on one thread, so that other work beside it counts little
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from msbd_dist.core.decoder import (
 )
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.reduction import Alone
-from msbd_dist.core.rounds import STEPS, Rounds
+from msbd_dist.core.rounds import STEPS, Part, Rounds
 from msbd_dist.core.spec import Method, ModelSpec
 from msbd_dist.core.tiling import Grid
 from msbd_dist.models.bundle import Models, load
@@ -42,7 +42,7 @@ from msbd_dist.tiny.scenes import Background, Scene, SceneObject, render
 
 LAMBDA, RATE = Method().decoder_lambda, Method().decoder_lr
 COLUMNS, ROWS = 5, 3  # of segments
-PATIENCE = 2  # times its own steps, after which a way is given up
+PATIENCE = 1.2  # times its own steps, after which a way is given up
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,13 @@ class Problem:
                 segment_loss(self.decode, params, s, areas, lam=LAMBDA) for s in self.segments
             ]
         return float(sum(shares))
+
+
+class Alike(Rounds):
+    """Samples that are chosen without a look at the mask."""
+
+    def part(self, step: int, weights: Sequence[float]) -> list[Part]:
+        return super().part(step, [1.0] * len(weights))
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,7 @@ def ways(latent: LatentModel, count: int) -> dict[str, Way]:
         "plain": Way(same, plain),
         "sample": Way(same, sample),
         "sample, bf16 products": Way(half, sample),
+        "sample, all alike": Way(same, Alike(**vars(sample))),
         "sample, 3 times the learning rate": Way(same, sample, 3 * RATE),
         "only the last block, its inputs held": Way(partial(last_block, latent), plain),
     }
@@ -110,13 +118,13 @@ def descended(way: Way, problem: Problem, wanted: float) -> Iterator[dict[str, f
     with its steps, others when they are as low, or when `PATIENCE` is over."""
     began = time.process_time()
     mine = way.problem(problem)
-    steps = way.rounds.steps * (PATIENCE if wanted else 1)
+    steps = round(way.rounds.steps * (PATIENCE if wanted else 1))
     rounds = replace(way.rounds, steps=steps)
     settings = FitSettings(lr=way.rate, lam=LAMBDA)
     fit = DecoderFit(mine.decode, mine.pretrained, mine.segments.__getitem__, rounds, settings)
     spent = time.process_time() - began  # of preparing
     while fit.turn < steps:
-        fit.rounds = replace(rounds, steps=min(steps, fit.turn + STEPS // 10))
+        fit.rounds = replace(rounds, steps=min(steps, fit.turn + STEPS // 4))
         began = time.process_time()
         fit.run(Alone())
         spent += time.process_time() - began

@@ -51,12 +51,12 @@ the card's rate in bf16 products:
 
 DECODER = """
 The paper tunes the decoder in 100 steps, each over all segments, and calls it its slowest part.
-Here that is `decoder_batch: full`; the default, `sample`, looks at a twelfth of them in each step,
-shuffled anew for each round. Below are {segments} segments, as many as Stable Diffusion has for
-3000 x 2000 pixels, at half the width of the bundled family's, so that it takes minutes. The loss is
-that of all of them, looked at every ten steps; *faster* is the way to what the plain one ends with,
-{wanted:.3g}. A way is given up after twice its own steps. Seconds are the processor's, of one
-thread.
+Here that is `decoder_batch: full`; the default, `sample`, looks at a twentieth of them in each
+step, or one, chosen by how much of it is outside the mask. Below are {segments} segments, as many
+as Stable Diffusion has for 3000 x 2000 pixels, at half the width of the bundled family's, so that
+it takes minutes. The loss is that of all of them, looked at every 25 steps; *faster* is the way to
+what the plain one ends with, {wanted:.3g}. A way is given up after 1.2 times its own steps. Seconds
+are the processor's, of one thread.
 """
 
 WAYS = """

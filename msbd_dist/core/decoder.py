@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from msbd_dist.core.reduction import GradientSum, Team
-from msbd_dist.core.rounds import Rounds
+from msbd_dist.core.rounds import Part, Rounds
 from msbd_dist.core.spec import Reduction
 
 HELD_BYTES = 512 << 20  # of segments that a process keeps; others are loaded for each step
@@ -105,15 +105,18 @@ class DecoderFit:
         self._optimizer = torch.optim.Adam(self._weights, lr=settings.lr)
         self._held: dict[int, FitSegment] = {}  # segments that were needed here
         self._areas: Areas | None = None
+        self._outside: list[float] = []  # of each segment, its area outside the mask
         self.turn = 0  # Adam steps so far
         self._losses: list[float] = []  # of each turn
 
     @property
     def losses(self) -> list[float]:
-        """The loss of each whole round: the sum of the parts that its turns saw, before each."""
+        """The loss of each whole round, of what its turns saw before their steps: their sum, and of
+        samples, each of which stands for all segments, their mean."""
         size = self.rounds.per_round
         ends = range(size, len(self._losses) + 1, size)
-        return [sum(self._losses[end - size : end]) for end in ends]
+        turns = size if self.rounds.sampled else 1
+        return [sum(self._losses[end - size : end]) / turns for end in ends]
 
     def run(self, team: Team, *, on_turn: Callable[[int], None] | None = None) -> Params:
         """Go on to the end; the tuned weights.
@@ -125,7 +128,7 @@ class DecoderFit:
         self._count_areas(team)
         gradient = GradientSum(self._weights, self.settings.reduction)
         while self.turn < self.rounds.steps:
-            part = self.rounds.part(self.turn)
+            part = self.rounds.part(self.turn, self._outside)
             self._accumulate(gradient, part[team.rank :: team.size], team)
             gradients, loss = gradient.total(team)
             self._step(gradients, loss)
@@ -135,14 +138,15 @@ class DecoderFit:
 
     # -- one turn ----------------------------------------------------------------------------------
 
-    def _accumulate(self, gradient: GradientSum, slots: Sequence[int], team: Team) -> None:
+    def _accumulate(self, gradient: GradientSum, parts: Sequence[Part], team: Team) -> None:
         """Add the gradients of these segments; the last one's are sent as they come."""
         assert self._areas is not None
-        for slot in slots:
-            loss = segment_loss(
-                self._decode, self.params, self._segment(slot), self._areas, lam=self.settings.lam
+        for number, part in enumerate(parts, 1):
+            segment = self._segment(part.slot)
+            loss = part.factor * segment_loss(
+                self._decode, self.params, segment, self._areas, lam=self.settings.lam
             )
-            last = slot == slots[-1]
+            last = number == len(parts)
             hooks = [
                 weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                     self._taker(gradient, i, team, last)
@@ -201,13 +205,15 @@ class DecoderFit:
     def _count_areas(self, team: Team) -> None:
         """Count the area of all segments, each process that of every ``size``-th one."""
         if self._areas is None or team.size > 1:
-            own = range(team.rank, self.rounds.segments, team.size)
-            areas = Areas.of(self._segment(slot) for slot in own)
-            counts = torch.tensor([areas.inside, areas.outside], dtype=torch.float64)
+            counts = torch.zeros(self.rounds.segments, 2, dtype=torch.float64)
+            for slot in range(team.rank, self.rounds.segments, team.size):
+                areas = Areas.of([self._segment(slot)])
+                counts[slot, 0], counts[slot, 1] = areas.inside, areas.outside
             whole = (counts * 1e3).round().long()
             team.start_sum(whole).wait()
-            inside, outside = (whole.double() / 1e3).tolist()
+            inside, outside = (whole.sum(0).double() / 1e3).tolist()
             self._areas = Areas(inside, outside)
+            self._outside = (whole[:, 1].double() / 1e3).tolist()
 
     def _segment(self, slot: int) -> FitSegment:
         """One segment, held from now on where there is room."""

@@ -2,71 +2,94 @@
 
 full        every step looks at all segments (the paper)
 minibatch   a step for each pair in turn (the authors' code)
-sample      every step looks at some, in an order that is shuffled anew for each round through
-            all: gradients are a little noisy, and a step costs a fraction
+sample      every step looks at a few, chosen by how much of them lies outside the mask, where
+            nearly all of the loss is: a step costs a fraction, and there are more of them
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-
-import numpy as np
+from itertools import accumulate
+from math import sqrt
 
 from msbd_dist.core.spec import Method
 from msbd_dist.core.tiling import batches
 
 PAIR = 2
-SHARE = 12  # a sample is this part of the segments, or one
+SHARE = 20  # a sample is this part of the segments, or one
 STEPS = 100  # the paper's
-SAMPLE_STEPS = 150  # what samples take to the loss that the paper's steps reach
+SAMPLE_STEPS = 300  # what samples take to the loss that the paper's steps reach
+EVEN = 0.1  # of the choices go to all segments alike
+GOLDEN = (sqrt(5) - 1) / 2  # its multiples, less whole numbers, fill an interval evenly
+
+
+@dataclass(frozen=True)
+class Part:
+    """One segment of a step, and what its share of the loss counts there."""
+
+    slot: int
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """``steps`` Adam steps over ``segments``, in rounds through all of them."""
+    """``steps`` Adam steps over ``segments``, each over ``batch`` of them at most."""
 
     segments: int
-    batch: int  # segments of a step, at most
+    batch: int
     steps: int
-    shuffled: bool = False
+    sampled: bool = False
 
     @classmethod
     def of(cls, method: Method, segments: int) -> Rounds:
-        """As a method has it. ``decoder_steps`` counts Adam steps, of pairs rounds."""
-        kind, steps = method.decoder_batch, method.decoder_steps or STEPS
+        """As a method has it. ``decoder_steps`` counts Adam steps, of pairs rounds through all."""
+        kind, wanted = method.decoder_batch, method.decoder_steps
         if kind == "minibatch":
             pairs = len(batches(segments, PAIR))
-            return cls(segments, min(PAIR, segments), steps * pairs)
-        if kind == "full" or segments == 1:
-            return cls(segments, segments, steps)
-        return cls(
-            segments, max(1, round(segments / SHARE)), method.decoder_steps or SAMPLE_STEPS, True
-        )
+            return cls(segments, min(PAIR, segments), (wanted or STEPS) * pairs)
+        steps = wanted or SAMPLE_STEPS
+        if kind == "full" or segments * STEPS <= SAMPLE_STEPS:  # nothing is gained by samples
+            return cls(segments, segments, wanted or STEPS)
+        return cls(segments, max(1, round(segments / SHARE)), steps, True)
 
-    @cached_property
+    @property
     def per_round(self) -> int:
-        """Steps of a round."""
+        """Steps that look at as many segments as there are."""
         return -(-self.segments // self.batch)
 
     @property
     def passes(self) -> int:
         """Segments that all steps look at, each a pass through the decoder and back."""
+        if self.sampled:
+            return self.steps * self.batch
         whole, left = divmod(self.steps, self.per_round)
-        return whole * self.segments + sum(len(self.part(step)) for step in range(left))
+        return whole * self.segments + sum(len(self._in_turn(step)) for step in range(left))
 
-    def part(self, step: int) -> tuple[int, ...]:
-        """The segments of a step: each exactly once in a round."""
-        number, place = divmod(step, self.per_round)
-        parts = batches(self.segments, self.batch)
-        if not self.shuffled:
-            return parts[place]
-        order = _shuffled(self.segments, number)
-        return tuple(order[i] for i in parts[place])
+    def part(self, step: int, weights: Sequence[float]) -> list[Part]:
+        """The segments of a step. ``weights``: of each segment, its area outside the mask.
+
+        Sampled ones count so that a step's loss is that of all segments, in the mean.
+        """
+        if not self.sampled:
+            return [Part(slot) for slot in self._in_turn(step)]
+        shares = chances(weights)
+        ends = list(accumulate(shares))
+        picked = []
+        for number in range(step * self.batch, (step + 1) * self.batch):
+            place = (0.5 + number * GOLDEN) % 1 * ends[-1]
+            slot = min(bisect_right(ends, place), self.segments - 1)
+            picked.append(Part(slot, 1 / (shares[slot] * self.batch)))
+        return picked
+
+    def _in_turn(self, step: int) -> tuple[int, ...]:
+        return batches(self.segments, self.batch)[step % self.per_round]
 
 
-@lru_cache(maxsize=4)
-def _shuffled(count: int, number: int) -> tuple[int, ...]:
-    """``0 .. count-1`` in an order of their own for each number, the same everywhere."""
-    generator = np.random.Generator(np.random.Philox(key=number))
-    return tuple(int(i) for i in generator.permutation(count))
+def chances(weights: Sequence[float]) -> list[float]:
+    """How likely each segment is to be looked at: by its weight, but never never."""
+    total, count = sum(weights), len(weights)
+    if not total:
+        return [1 / count] * count
+    return [(1 - EVEN) * weight / total + EVEN / count for weight in weights]

@@ -190,7 +190,7 @@ class Method:
     decoder_steps: int | None = field(
         default=None,
         metadata=_about(
-            "steps of decoder optimization; without, 150 of samples, else 100", low=1, high=100_000
+            "steps of decoder optimization; without, 300 of samples, else 100", low=1, high=100_000
         ),
     )
     decoder_lr: float = field(
@@ -203,7 +203,7 @@ class Method:
     decoder_batch: DecoderBatch = field(
         default="sample",
         metadata=_about(
-            "segments of a step of decoder optimization: a twelfth, drawn anew; all; or pairs"
+            "segments of a step of decoder optimization: a few, by what is outside; all; or pairs"
         ),
     )
     decoder_reduction: Reduction = field(
