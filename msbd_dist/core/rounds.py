@@ -49,9 +49,9 @@ class Rounds:
         if kind == "minibatch":
             pairs = len(batches(segments, PAIR))
             return cls(segments, min(PAIR, segments), (wanted or STEPS) * pairs)
-        steps = wanted or SAMPLE_STEPS
-        if kind == "full" or segments * STEPS <= SAMPLE_STEPS:  # nothing is gained by samples
+        if kind == "full" or segments == 1:
             return cls(segments, segments, wanted or STEPS)
+        steps = wanted or min(SAMPLE_STEPS, STEPS * segments)  # never more work than the paper's
         return cls(segments, max(1, round(segments / SHARE)), steps, True)
 
     @property
