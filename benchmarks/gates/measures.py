@@ -201,7 +201,7 @@ def seam(eyes: Eyes, made: Made) -> float:
     bounds = Box.of(stage.size)
     found = seams(
         *(stage.grid, lambda box: _cut(picture, box), lambda box: mask[box.slices], bounds),
-        cell=made.record.plan.family.vae_factor,
+        cell=made.plan.family.vae_factor,
     )
     return sum((steps for _, steps in found), Steps()).ratio or inf
 
