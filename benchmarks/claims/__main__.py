@@ -14,7 +14,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.claims.page import TEXT, claims_of, page, table_of
@@ -48,18 +48,16 @@ def main() -> None:
     questions = with_needed(options.questions)
     print(estimate(questions, options.scale, options.workers), flush=True)
     work = Work(out=options.out, scale=options.scale, workers=options.workers, watch=Lines())
-    asked = ask_all(work, questions)
     command = shlex.join(["python", "-m", "benchmarks.claims", *sys.argv[1:]])
-    found = results(asked.values(), command=command, scale=options.scale)
-    text = json.dumps(found, indent=1) + "\n"
-    (options.out / "claims.json").write_text(text)
-    if options.output:
-        options.output.write_text(text)
-    if options.page:
-        images = options.page.parent / "images" / "claims"
-        for one in asked.values():
-            write_grid(one, images)
-        options.page.write_text(page(found, TEXT.read_text()))
+    for asked in ask_all(work, questions):
+        found = results(asked.values(), command=command, scale=options.scale)
+        text = json.dumps(found, indent=1) + "\n"
+        (options.out / "claims.json").write_text(text)
+        if options.output:
+            options.output.write_text(text)
+        if options.page:
+            write_grid(list(asked.values())[-1], options.page.parent / "images" / "claims")
+            options.page.write_text(page(found, TEXT.read_text()))
 
 
 def arguments() -> argparse.Namespace:
@@ -89,8 +87,8 @@ def estimate(questions: Sequence[Question], scale: float, workers: int) -> str:
     return f"about {sum(each.values()):.0f} minutes with {workers} workers: {parts}"
 
 
-def ask_all(work: Work, questions: Sequence[Question]) -> dict[str, Asked]:
-    """Every question in turn; each one's tables and pictures are shown when they are there."""
+def ask_all(work: Work, questions: Sequence[Question]) -> Iterator[dict[str, Asked]]:
+    """What was asked so far, after each question; its tables and pictures are shown."""
     asked: dict[str, Asked] = {}
     try:
         for question in questions:
@@ -100,9 +98,9 @@ def ask_all(work: Work, questions: Sequence[Question]) -> dict[str, Asked]:
             took = f"{one.seconds:.0f} s, of all workers {one.work:.0f} s"
             print(f"\n{question.key}: {question.title} ({len(one.done)} edits, {took})\n")
             print(f"{table_of(question, found)}\n\n{claims_of(question, found)}", flush=True)
+            yield asked
     finally:
         work.close()
-    return asked
 
 
 if __name__ == "__main__":
