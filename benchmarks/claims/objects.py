@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from benchmarks.claims.done import Done
 from benchmarks.claims.measures import edge, obeyed, objects, sharp
-from benchmarks.claims.question import REAL, Claim, Column, Question, Row, Variant
+from benchmarks.claims.question import JUMP, OBEYED, REAL, Claim, Column, Question, Row, Variant
 from benchmarks.claims.scenes import Case, cases, plain
 from msbd_dist.core.geometry import Size
 from msbd_dist.tiny.evaluate.edits import marked
@@ -98,10 +98,9 @@ QUESTION = Question(
         Column(key="one", label="exactly one", form="share"),
         Column(key="like", label="like one such object", form="share"),
         Column(key="window", label="CLIP's score, best window less whole", form="number"),
-        Column(key="clip", label="obeyed, by CLIP", form="share"),
-        Column(key="probe", label="obeyed, by the probe", form="share"),
+        *OBEYED,
         Column(key="sharpness", label="sharpness against truth", form="times"),
-        Column(key="edge colour", label="colour jump at the edge", form="times"),
+        JUMP,
     ),
     claims=(
         *_coherent("x2", "blended diffusion at 2 x native size"),

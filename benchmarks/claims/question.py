@@ -88,6 +88,14 @@ class Answer:
     verdict: Verdict
 
 
+OBEYED = (  # see `measures.obeyed`
+    Column(key="clip", label="obeyed, by CLIP", form="share"),
+    Column(key="probe", label="obeyed, by the probe", form="share"),
+)
+JUMP = Column(key="edge colour", label="colour jump at the edge", form="times")
+LINE = Column(key="edge line", label="line at the edge", form="times")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """``measure`` is run in other processes, and so is ``real``: both are functions of modules."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from benchmarks.claims.done import Done
 from benchmarks.claims.measures import edge, obeyed
-from benchmarks.claims.question import REAL, Claim, Column, Question, Row, Variant
+from benchmarks.claims.question import JUMP, LINE, OBEYED, REAL, Claim, Question, Row, Variant
 from benchmarks.claims.scenes import Case, cases, plain
 from msbd_dist.tiny.evaluate.cases import SIZE
 from msbd_dist.tiny.evaluate.edits import marked
@@ -54,10 +54,9 @@ QUESTION = Question(
     measure=_measure,
     real=_real,
     columns=(
-        Column(key="edge colour", label="colour jump at the edge", form="times"),
-        Column(key="edge line", label="line at the edge", form="times"),
-        Column(key="clip", label="obeyed, by CLIP", form="share"),
-        Column(key="probe", label="obeyed, by the probe", form="share"),
+        JUMP,
+        LINE,
+        *OBEYED,
     ),
     claims=(
         Claim(

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.claims.done import Done, image, planes
 from benchmarks.claims.measures import edge, obeyed
-from benchmarks.claims.question import REAL, Claim, Column, Question, Row, Variant
+from benchmarks.claims.question import JUMP, OBEYED, REAL, Claim, Column, Question, Row, Variant
 from benchmarks.claims.scenes import Case, cases, plain
 from msbd_dist.core.compose import Floats, composed
 from msbd_dist.tiny.evaluate.cases import SIZE
@@ -87,10 +87,9 @@ QUESTION = Question(
     real=_real,
     columns=(
         Column(key="score", label="CLIP's score", form="number"),
-        Column(key="clip", label="obeyed, by CLIP", form="share"),
-        Column(key="probe", label="obeyed, by the probe", form="share"),
+        *OBEYED,
         Column(key="probe shape", label="shape, by the probe", form="share"),
-        Column(key="edge colour", label="colour jump at the edge", form="times"),
+        JUMP,
     ),
     claims=(
         Claim(

@@ -12,7 +12,17 @@ from dataclasses import replace
 
 from benchmarks.claims.done import Done, image, planes
 from benchmarks.claims.measures import coded, edge, obeyed, sharp
-from benchmarks.claims.question import REAL, Claim, Column, Question, Row, Variant
+from benchmarks.claims.question import (
+    JUMP,
+    LINE,
+    OBEYED,
+    REAL,
+    Claim,
+    Column,
+    Question,
+    Row,
+    Variant,
+)
 from benchmarks.claims.scenes import Case, cases, plain
 from msbd_dist.core.compose import resample
 from msbd_dist.core.geometry import Rect, Size
@@ -116,10 +126,9 @@ QUESTION = Question(
     real=_real,
     columns=(
         Column(key="sharpness", label="sharpness against truth", form="times"),
-        Column(key="edge colour", label="colour jump at the edge", form="times"),
-        Column(key="edge line", label="line at the edge", form="times"),
-        Column(key="clip", label="obeyed, by CLIP", form="share"),
-        Column(key="probe", label="obeyed, by the probe", form="share"),
+        JUMP,
+        LINE,
+        *OBEYED,
     ),
     claims=(
         Claim(

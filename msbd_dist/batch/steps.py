@@ -395,8 +395,7 @@ def export(
     """Paste the final stage into the picture, write it and compare it; returns facts.
 
     ``still_ours`` is asked last, before the file gets its name: it raises where another driver has
-    taken the run over. ``show`` gets the finished picture, and
-    returns facts of it.
+    taken the run over. ``show`` gets the finished picture, and returns facts of it.
     """
     former = edit.ledger.get("export")
     if former and (former["output"], former["how"]) != (edit.target, repr(edit.how)):

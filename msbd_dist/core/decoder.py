@@ -203,10 +203,16 @@ class DecoderFit:
         self.restore(_sent(state, numel, newest, team, team.size - int(root)))
 
     def _count_areas(self, team: Team) -> None:
-        """Count the area of all segments, each process that of every ``size``-th one."""
+        """Count the area of all segments, each process that of every ``size``-th one.
+
+        Where all are looked at in every step these are its own, and it forgets others.
+        """
+        own = range(team.rank, self.rounds.segments, team.size)
+        if not self.rounds.sampled:
+            self._held = {slot: self._held[slot] for slot in own if slot in self._held}
         if self._areas is None or team.size > 1:
             counts = torch.zeros(self.rounds.segments, 2, dtype=torch.float64)
-            for slot in range(team.rank, self.rounds.segments, team.size):
+            for slot in own:
                 areas = Areas.of([self._segment(slot)])
                 counts[slot, 0], counts[slot, 1] = areas.inside, areas.outside
             whole = (counts * 1e3).round().long()

@@ -192,6 +192,21 @@ def test_tuning_the_decoder_leaves_the_pretrained_weights_alone(bundled: Models)
     assert not any(p.requires_grad or p.grad is not None for p in latent.decoder.parameters())
 
 
+def test_products_in_bfloat16_give_nearly_the_same_gradient(bundled: Models) -> None:
+    z, gradients = noise(1, 4, 12, 12, seed=4), []
+    for half in (False, True):
+        weights = bundled.latent.decoder_weights()
+        picture = bundled.latent.decode(z, weights, half=half)
+        assert picture.dtype == torch.float32
+        (picture**2).mean().backward()
+        grads = [weight.grad for weight in weights.values()]
+        assert all(grad is not None and grad.dtype == torch.float32 for grad in grads)
+        gradients.append(torch.cat([grad.flatten() for grad in grads if grad is not None]))
+    exact, rough = gradients
+    assert not torch.equal(exact, rough)
+    assert torch.cosine_similarity(exact, rough, dim=0) > 0.99
+
+
 def test_a_gradient_through_the_decoder_is_of_the_given_weights_only(bundled: Models) -> None:
     latent = bundled.latent
     name = "decoder.conv_out.weight"
