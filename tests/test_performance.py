@@ -103,21 +103,25 @@ def test_a_cpu_tries_layouts(bundled: Models) -> None:
     assert torch.allclose(denoiser._call(slow, z, step, text), plain_call, atol=1e-3)
 
 
-def test_ways_down_begin_at_the_same_loss_and_end_where_they_are_low_enough(
+def test_ways_down_begin_at_the_same_loss_and_are_looked_at_on_the_way(
     bundled: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoder, "COLUMNS", 2)
     monkeypatch.setattr(decoder, "ROWS", 1)
+    monkeypatch.setattr(decoder, "EVERY", 2)
     problem = decoder.drawn(bundled)
-    ways = decoder.ways(bundled.latent, len(problem.segments))
+    ways = decoder.ways(bundled, len(problem.segments))
     assert {way.rounds.batch for way in ways.values()} == {1, 2}
     tail = ways["only the last block, its inputs held"].problem(problem)
     assert tail.loss(tail.pretrained) == pytest.approx(problem.loss(problem.pretrained), rel=1e-4)
-    short = replace(ways["sample"], rounds=replace(ways["sample"].rounds, steps=3))
-    (end,) = decoder.descended(short, problem, wanted=0.0)
-    assert (end["steps"], end["passes"]) == (3, 3)
-    assert end["loss"] < problem.loss(problem.pretrained)
-    assert decoder.reached([end], wanted=end["loss"] / 2) is None
+    assert ways["sample, one learning rate"].rounds.rate(7) == 1.0
+    short = replace(ways["sample"], rounds=replace(ways["sample"].rounds, steps=4))
+    points = decoder.descended(short, problem)
+    assert [(point["steps"], point["passes"]) for point in points] == [(2, 2), (4, 4)]
+    assert points[-1]["loss"] < problem.loss(problem.pretrained)
+    assert points[0]["seconds"] < points[1]["seconds"]
+    assert decoder.reached(points, wanted=points[-1]["loss"] / 2) is None
+    assert decoder.reached(points, wanted=points[-1]["loss"]) == points[-1]
 
 
 @pytest.mark.long

@@ -143,5 +143,5 @@ QUESTION = Question(
         "pasted",
     ),
     tiles=_tiles,
-    cost=26.0,
+    cost=25.0,
 )

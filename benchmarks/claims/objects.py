@@ -49,9 +49,9 @@ def _straight(side: int) -> dict[str, object]:
 
 _VARIANTS = (
     Variant(key="stages", words="multi-stage"),
-    Variant(key="x2", words="straight at 2 x native, bilinear", keys=_straight(256)),
-    Variant(key="x3", words="straight at 3 x native, bilinear", keys=_straight(384), every=2),
-    Variant(key="segments", words="each segment by itself", keys={"stages": "segments"}, every=2),
+    Variant(key="x2", words="straight at 2 x native, bilinear", keys=_straight(256), every=2),
+    Variant(key="x3", words="straight at 3 x native, bilinear", keys=_straight(384), every=4),
+    Variant(key="segments", words="each segment by itself", keys={"stages": "segments"}, every=4),
 )
 
 
@@ -118,5 +118,5 @@ QUESTION = Question(
     heads=("mask", "multi-stage", "2 x native", "3 x native", "segments", "real"),
     tiles=_tiles,
     side=144,
-    cost=22.0,
+    cost=30.0,
 )

@@ -14,7 +14,7 @@ from msbd_dist.tiny.scenes import Image
 
 _PASSES = (0, 1, 3, 5, 10, 20)
 _COMPARED = (0, 5)  # two edits of each scene
-_DEAREST = 20  # of half of the scenes
+_DEAR = {10: 2, 20: 4}  # of every so many scenes
 
 
 def _cases(count: int) -> list[Case]:
@@ -47,7 +47,7 @@ QUESTION = Question(
             words=f"R = {passes}",
             keys={"repaint": passes},
             seeds=2 if passes in _COMPARED else 1,
-            every=2 if passes == _DEAREST else 1,
+            every=_DEAR.get(passes, 1),
         )
         for passes in _PASSES
     ),
@@ -95,5 +95,5 @@ QUESTION = Question(
     ),
     heads=("mask", *(f"R = {passes}" for passes in _PASSES)),
     tiles=_tiles,
-    cost=21.0,
+    cost=33.0,
 )

@@ -38,8 +38,9 @@ _DETAIL = 352  # pixels of the middle that the grid shows, with more contrast
 
 
 def _grounds(number: int, background: Background) -> bool:
-    """Little texture and much, in turn."""
-    return background.kind in (_TEXTURED if number % 2 else _FLAT)
+    """Little texture and much, four scenes each in turn: what is made of every fourth pair of
+    scenes is of little texture alone."""
+    return background.kind in (_TEXTURED if number // 4 % 2 else _FLAT)
 
 
 def _cases(count: int) -> list[Case]:
@@ -117,6 +118,7 @@ _VARIANTS = (
         key="authors",
         words="the same noise in every segment, over (the authors')",
         keys={"noise": "segment", "compose": "over"},
+        every=2,
     ),
     Variant(
         key="sum",
@@ -199,5 +201,5 @@ QUESTION = Question(
     tiles=_tiles,
     side=160,
     shown=6,
-    cost=19.0,
+    cost=34.0,
 )

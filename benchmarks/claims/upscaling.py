@@ -96,7 +96,7 @@ _VARIANTS = (
         keys={"upscale_diffusion": "unconditional", "blend": False, "lowpass": "off"},
         every=2,
     ),
-    Variant(key="d", words="d) conditional", keys={"blend": False, "lowpass": "off"}),
+    Variant(key="d", words="d) conditional", keys={"blend": False, "lowpass": "off"}, every=2),
     Variant(key="e", words="e) blended, as it is", keys={"lowpass": "off"}),
     Variant(key="f", words="f) blended, low-pass"),
     Variant(key="half", words="low-pass: half", keys={"lowpass": "half"}, every=4),
@@ -193,5 +193,5 @@ QUESTION = Question(
     tiles=_tiles,
     shown=6,
     side=176,
-    cost=24.0,
+    cost=47.0,
 )

@@ -141,7 +141,12 @@ GATES = {
         # decoder optimization
         Gate(name="fitted", case="fitted", measure=measures.fitted, high=0.8, fault="fit-unused"),
         Gate(
-            name="kept", case="fitted", measure=measures.kept, low=3, high=4.5, fault="fit-to-input"
+            name="kept",
+            case="fitted",
+            measure=measures.kept,
+            low=3.7,
+            high=5.5,
+            fault="fit-to-input",
         ),
         Gate(
             name="summed",

@@ -84,7 +84,7 @@ def curves(
         axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:.2g}")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0))
         return _svg(figure)
 
 

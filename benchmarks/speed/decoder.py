@@ -9,7 +9,7 @@ are the process's own, on one thread, so that other work beside it counts little
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from msbd_dist.core.decoder import (
 )
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.reduction import Alone
-from msbd_dist.core.rounds import STEPS, Part, Rounds
+from msbd_dist.core.rounds import Part, Rounds
 from msbd_dist.core.spec import Method, ModelSpec
 from msbd_dist.core.tiling import Grid
 from msbd_dist.models.bundle import Models, load
@@ -42,14 +42,15 @@ from msbd_dist.tiny.scenes import Background, Scene, SceneObject, render
 
 LAMBDA, RATE = Method().decoder_lambda, Method().decoder_lr
 COLUMNS, ROWS = 5, 3  # of segments
-PATIENCE = 1.2  # times its own steps, after which a way is given up
+EVERY = 25  # steps between two looks at the loss
 
 
 @dataclass(frozen=True)
 class Problem:
     """A decoder, what it decodes, and where its descent begins."""
 
-    decode: Decode
+    decode: Decode  # as the descent has it
+    exact: Decode  # as pictures are made in the end
     pretrained: Params
     segments: tuple[FitSegment, ...]
 
@@ -57,9 +58,7 @@ class Problem:
         """Over all segments."""
         areas = Areas.of(self.segments)
         with torch.no_grad():
-            shares = [
-                segment_loss(self.decode, params, s, areas, lam=LAMBDA) for s in self.segments
-            ]
+            shares = [segment_loss(self.exact, params, s, areas, lam=LAMBDA) for s in self.segments]
         return float(sum(shares))
 
 
@@ -70,13 +69,19 @@ class Alike(Rounds):
         return super().part(step, [1.0] * len(weights))
 
 
+class Steady(Rounds):
+    """Samples at the plain way's learning rate throughout."""
+
+    def rate(self, step: int) -> float:
+        return 1.0
+
+
 @dataclass(frozen=True)
 class Way:
-    """A way down: from which problem, in which steps, how far each goes."""
+    """A way down: from which problem, in which steps."""
 
     problem: Callable[[Problem], Problem]
     rounds: Rounds
-    rate: float = RATE
 
 
 def measure(folder: Path, models: ModelSpec) -> dict[str, Any]:
@@ -85,16 +90,18 @@ def measure(folder: Path, models: ModelSpec) -> dict[str, Any]:
     problem = drawn(loaded)
     count = len(problem.segments)
     wanted, found = 0.0, {}
-    for name, way in ways(loaded.latent, count).items():
-        points = list(descended(way, problem, wanted))
+    for name, way in ways(loaded, count).items():
+        points = descended(way, problem)
         wanted = wanted or points[-1]["loss"]
         found[name] = {"points": points, "reached": reached(points, wanted)}
         print(f"  {name}: {points[-1]}", flush=True)
-    return {"segments": count, "wanted": wanted, "ways": found, "device": loaded.describe()}
+    products = str(loaded.products).removeprefix("torch.")
+    return {"segments": count, "wanted": wanted, "ways": found, "products": products}
 
 
-def ways(latent: LatentModel, count: int) -> dict[str, Way]:
-    """What is compared; the first is the paper's."""
+def ways(models: Models, count: int) -> dict[str, Way]:
+    """What is compared: the paper's, ours as it is on this device, and ours without each part."""
+    latent = models.latent
     plain, sample = Rounds.of(Method(decoder_batch="full"), count), Rounds.of(Method(), count)
 
     def same(problem: Problem) -> Problem:
@@ -103,36 +110,38 @@ def ways(latent: LatentModel, count: int) -> dict[str, Way]:
     def half(problem: Problem) -> Problem:
         return replace(problem, decode=partial(latent.decode, half=True))
 
+    ours, other = (half, same) if models.products == torch.bfloat16 else (same, half)
     return {
         "plain": Way(same, plain),
-        "sample": Way(same, sample),
-        "sample, bf16 products": Way(half, sample),
-        "sample, all alike": Way(same, Alike(**vars(sample))),
-        "sample, 3 times the learning rate": Way(same, sample, 3 * RATE),
+        "sample": Way(ours, sample),
+        f"sample, products in {'float32' if other is same else 'bfloat16'}": Way(other, sample),
+        "sample, all segments alike": Way(ours, Alike(**vars(sample))),
+        "sample, one learning rate": Way(ours, Steady(**vars(sample))),
         "only the last block, its inputs held": Way(partial(last_block, latent), plain),
     }
 
 
-def descended(way: Way, problem: Problem, wanted: float) -> Iterator[dict[str, float]]:
-    """Points on a way: steps, segments passed, seconds, loss. The plain way (``wanted`` 0) ends
-    with its steps, others when they are as low, or when `PATIENCE` is over."""
+def descended(way: Way, problem: Problem) -> list[dict[str, float]]:
+    """Points on a way: steps, segments passed, seconds, loss."""
     began = time.process_time()
-    mine = way.problem(problem)
-    steps = round(way.rounds.steps * (PATIENCE if wanted else 1))
-    rounds = replace(way.rounds, steps=steps)
-    settings = FitSettings(lr=way.rate, lam=LAMBDA)
-    fit = DecoderFit(mine.decode, mine.pretrained, mine.segments.__getitem__, rounds, settings)
-    spent = time.process_time() - began  # of preparing
-    while fit.turn < steps:
-        fit.rounds = replace(rounds, steps=min(steps, fit.turn + STEPS // 4))
-        began = time.process_time()
-        fit.run(Alone())
-        spent += time.process_time() - began
-        loss = mine.loss({name: w.detach() for name, w in fit.params.items()})
-        point = {"steps": fit.turn, "passes": fit.rounds.passes, "seconds": spent, "loss": loss}
-        yield {name: float(f"{value:.5g}") for name, value in point.items()}
-        if loss <= wanted:
+    mine, settings = way.problem(problem), FitSettings(lr=RATE, lam=LAMBDA)
+    fit = DecoderFit(mine.decode, mine.pretrained, mine.segments.__getitem__, way.rounds, settings)
+    points: list[dict[str, float]] = []
+    looking = 0.0  # seconds
+
+    def look(turn: int) -> None:
+        nonlocal looking
+        if turn % EVERY:
             return
+        spent = time.process_time() - began - looking
+        loss = mine.loss({name: w.detach() for name, w in fit.params.items()})
+        passes = replace(way.rounds, steps=turn).passes
+        point = {"steps": turn, "passes": passes, "seconds": spent, "loss": loss}
+        points.append({name: float(f"{value:.5g}") for name, value in point.items()})
+        looking = time.process_time() - began - spent
+
+    fit.run(Alone(), on_turn=look)
+    return points
 
 
 def reached(points: list[dict[str, float]], wanted: float) -> dict[str, float] | None:
@@ -158,7 +167,7 @@ def drawn(models: Models) -> Problem:
         segment(latent, edited, source, mask, grid.weights(index), grid.window(index))
         for index in range(len(grid))
     ]
-    return Problem(latent.decode, latent.decoder_weights(), tuple(segments))
+    return Problem(latent.decode, latent.decode, latent.decoder_weights(), tuple(segments))
 
 
 def segment(
@@ -236,4 +245,4 @@ def last_block(latent: LatentModel, problem: Problem) -> Problem:
         hook.remove()
     weights = {name: w.detach().clone() for name, w in tail.named_parameters()}
     segments = [replace(s, z=x.clone()) for s, x in zip(problem.segments, given, strict=True)]
-    return Problem(decode, weights, tuple(segments))
+    return Problem(decode, decode, weights, tuple(segments))

@@ -52,17 +52,17 @@ the card's rate in bf16 products:
 DECODER = """
 The paper tunes the decoder in 100 steps, each over all segments, and calls it its slowest part.
 Here that is `decoder_batch: full`; the default, `sample`, looks at a twentieth of them in each
-step, or one, chosen by how much of it is outside the mask. Below are {segments} segments, as many
-as Stable Diffusion has for 3000 x 2000 pixels, at half the width of the bundled family's, so that
-it takes minutes. The loss is that of all of them, looked at every 25 steps; *faster* is the way to
-what the plain one ends with, {wanted:.3g}. A way is given up after 1.2 times its own steps. Seconds
-are the processor's, of one thread.
+step, or one, chosen by how much of it is outside the mask, at a learning rate that falls, with
+products in bfloat16 where the processor or the card has instructions for it. Below are {segments}
+segments, as many as Stable Diffusion has for 3000 x 2000 pixels, at half the width of the bundled
+family's, so that it takes minutes. The loss is that of all of them in float32, looked at every 25
+steps; *faster* is the way to what the plain one ends with, {wanted:.3g}. Seconds are the
+processor's, of one thread, without those looks.
 """
 
 WAYS = """
-A higher learning rate, and the last block alone, are not in the program for what their lines show.
-Products in bfloat16 are used on CUDA only, so that on a CPU bytes depend on nothing but the input.
-What the optimization does to a picture is measured by `python -m benchmarks.claims --questions q5`.
+The last block alone is not in the program for what its line shows. What the optimization does to a
+picture is measured by `python -m benchmarks.claims --questions q5`.
 """
 
 COMMAND = """
@@ -296,9 +296,10 @@ def memory(part: Found) -> tuple[str, dict[str, str]]:
         "## Memory",
         "Peaks of each kind of task with the configuration of Stable Diffusion 1.4 and random "
         "weights, in float32 on a CPU, each in a process of its own with all that it loads. The "
-        "first stage is 512 pixels, the second one segment of 768. Decoder optimization holds "
-        "what its gradients need of one segment at a time. Enlarging is one picture through a "
-        "network of Real-ESRGAN's size.",
+        "first stage is 512 pixels, the second one segment of 768. Decoder optimization (fit) "
+        "holds what its gradients need of one segment at a time, here in bfloat16, because this "
+        "CPU has instructions for it; below, in float32, it is half as much again or more. "
+        "Enlarging is one picture through a network of Real-ESRGAN's size.",
         picture("memory", "Peak memory of each kind of task"),
         where(part),
     )

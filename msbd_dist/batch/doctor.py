@@ -52,8 +52,8 @@ def _check(name: str, look: Callable[[], str]) -> Check:
 def _device(models: ModelSpec) -> str:
     from msbd_dist.models.bundle import choose_device  # imports torch
 
-    device, dtype, reason = choose_device(models.device)
-    return f"{device}, {str(dtype).removeprefix('torch.')} ({reason})"
+    found = choose_device(models.device)
+    return f"{found.device}, {str(found.dtype).removeprefix('torch.')} ({found.reason})"
 
 
 def _self_test(models: ModelSpec) -> str:

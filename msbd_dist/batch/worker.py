@@ -327,7 +327,7 @@ class TaskWorker:
         )
         load = partial(self._fit_segment, scene)
         rounds = Rounds.of(method, len(slots))
-        half = method.decoder_batch == "sample" and self._models.dtype == torch.bfloat16
+        half = method.decoder_batch == "sample" and self._models.products == torch.bfloat16
         decode = partial(latent.decode, half=half)
         fit = DecoderFit(decode, latent.decoder_weights(), load, rounds, settings)
         Checkpoint(scene).restore(fit)

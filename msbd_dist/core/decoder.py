@@ -177,6 +177,8 @@ class DecoderFit:
     def _step(self, gradients: list[torch.Tensor], loss: float) -> None:
         for weight, summed in zip(self._weights, gradients, strict=True):
             weight.grad = summed
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.settings.lr * self.rounds.rate(self.turn)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.turn += 1

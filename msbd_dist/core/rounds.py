@@ -3,7 +3,8 @@
 full        every step looks at all segments (the paper)
 minibatch   a step for each pair in turn (the authors' code)
 sample      every step looks at a few, chosen by how much of them lies outside the mask, where
-            nearly all of the loss is: a step costs a fraction, and there are more of them
+            nearly all of the loss is: a step costs a fraction, and there are more of them,
+            first longer ones and then ever shorter ones, so that what is chosen evens out
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from msbd_dist.core.tiling import batches
 PAIR = 2
 SHARE = 20  # a sample is this part of the segments, or one
 STEPS = 100  # the paper's
-SAMPLE_STEPS = 300  # what samples take to the loss that the paper's steps reach
+SAMPLE_STEPS = 350  # what samples take to the loss that the paper's steps reach
 EVEN = 0.1  # of the choices go to all segments alike
 GOLDEN = (sqrt(5) - 1) / 2  # its multiples, less whole numbers, fill an interval evenly
 
@@ -82,6 +83,10 @@ class Rounds:
             slot = min(bisect_right(ends, place), self.segments - 1)
             picked.append(Part(slot, 1 / (shares[slot] * self.batch)))
         return picked
+
+    def rate(self, step: int) -> float:
+        """A step's learning rate, as a multiple of the method's; 1 in the mean."""
+        return 2 - (2 * step + 1) / self.steps if self.sampled else 1.0
 
     def _in_turn(self, step: int) -> tuple[int, ...]:
         return batches(self.segments, self.batch)[step % self.per_round]

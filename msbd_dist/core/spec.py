@@ -190,7 +190,7 @@ class Method:
     decoder_steps: int | None = field(
         default=None,
         metadata=_about(
-            "steps of decoder optimization; without, 300 of samples, else 100", low=1, high=100_000
+            "steps of decoder optimization; without, 350 of samples, else 100", low=1, high=100_000
         ),
     )
     decoder_lr: float = field(

@@ -131,9 +131,14 @@ class Grid:
 
 @lru_cache(maxsize=64)
 def ramp(length: int, overlap: int, rises: bool, falls: bool) -> Floats:
-    """Weights along one axis: (length,) float32. Two neighbours' ramps sum to 1."""
+    """Weights along one axis: (length,) float32. Two neighbours' ramps sum to 1.
+
+    They rise as a sine's square does: what a segment has at its very edge, where its convolutions
+    saw zeros beyond, weighs next to nothing.
+    """
     weights = np.ones(length, np.float32)
-    rise = (np.arange(overlap, dtype=np.float32) + np.float32(0.5)) / np.float32(max(overlap, 1))
+    places = (np.arange(overlap, dtype=np.float64) + 0.5) / max(overlap, 1)
+    rise = (np.sin(places * np.pi / 2) ** 2).astype(np.float32)
     if rises:
         weights[:overlap] = rise
     if falls:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 
 class Choice(NamedTuple):
-    """A device, the dtype of UNet and text encoder there, and why."""
+    """A device, why, and the dtypes there."""
 
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # of UNet and text encoder
+    products: torch.dtype  # in decoder optimization, whose weights and sums are float32
     reason: str
 
 
@@ -40,11 +42,22 @@ def choose_device(name: str = "auto") -> Choice:
         )
     if name == "cpu" or not present:
         reason = "asked for" if name == "cpu" else "no CUDA device"
-        return Choice(torch.device("cpu"), torch.float32, reason)
-    half = (
-        torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    )
-    return Choice(torch.device("cuda"), half, torch.cuda.get_device_name())
+        products = torch.bfloat16 if _multiplies_bfloat16() else torch.float32
+        return Choice(torch.device("cpu"), torch.float32, products, reason)
+    gpu = torch.cuda.get_device_name()
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Choice(torch.device("cuda"), torch.bfloat16, torch.bfloat16, gpu)
+    return Choice(torch.device("cuda"), torch.float16, torch.float32, gpu)
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; without them it is slower than float32.
+
+    Older versions of torch can't tell: then it has none.
+    """
+    ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    found = ask()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def load(card: Card, *, device: str = "auto") -> Models:
@@ -57,7 +70,7 @@ class Models:
 
     def __init__(self, card: Card, choice: Choice) -> None:
         self.card = card
-        self.device, self.dtype, self.reason = choice
+        self.device, self.dtype, self.products, self.reason = choice
         self._upscalers: dict[UpscalerKind, Upscaler] = {}
 
     @cached_property
@@ -98,13 +111,14 @@ class Models:
 
     def in_float32(self) -> Models:
         """The same in full precision; what was read stays where it is."""
-        return Models(self.card, Choice(self.device, torch.float32, self.reason))
+        return Models(self.card, Choice(self.device, torch.float32, torch.float32, self.reason))
 
     def describe(self) -> str:
         """What runs where, in one line."""
         sr = Path(self.card.sr).name if self.card.sr else "none"
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype, products = (str(d).removeprefix("torch.") for d in (self.dtype, self.products))
+        tuned = "" if self.products == torch.float32 else f" (tuned with {products} products)"
         return (
-            f"{self.card.name} on {self.device} ({self.reason}), {dtype}, VAE float32, "
+            f"{self.card.name} on {self.device} ({self.reason}), {dtype}, VAE float32{tuned}, "
             f"native {self.card.family.native} px, upscaler {sr}, CLIP {self.card.clip}"
         )

@@ -178,7 +178,7 @@ def test_an_open_index_follows_the_run(browser: Browser, tmp_path: Path) -> None
         watched.check()
 
 
-def test_a_thousand_edits_open_in_under_three_seconds(
+def test_a_thousand_edits_are_laid_out_at_once_and_their_pictures_come_when_seen(
     browser: Browser, out: Path, tmp_path: Path
 ) -> None:
     words = "a red star on grass with a blue ring beside it"
@@ -203,11 +203,16 @@ def test_a_thousand_edits_open_in_under_three_seconds(
     write_page(open_files(tmp_path), rows)
     with tab(browser) as watched:
         page = watched.page
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable")
         page.goto((tmp_path / "report.html").as_uri())
         expect(page.locator(".row")).to_have_count(THOUSAND)
-        drawn = "requestAnimationFrame(() => setTimeout(() => done(performance.now())))"
-        shown = page.evaluate(f"new Promise(done => {drawn})")
-        assert shown < 3000  # ms since the page was asked for
+        measured = session.send("Performance.getMetrics")["metrics"]
+        counted = {metric["name"]: metric["value"] for metric in measured}
+        loaded = page.evaluate("[...document.images].filter(i => i.naturalWidth).length")
+        assert counted["LayoutCount"] < 20
+        assert counted["LayoutObjects"] < 3 * THOUSAND  # of 16,000 nodes: those that are in sight
+        assert loaded < 100
         page.locator("#filter").fill("picture-996.tif")
         assert ids(page) == ["edit-0996"]
         page.locator("#filter").fill("")

@@ -70,22 +70,22 @@ def test_what_becomes_of_tasks_can_be_read_at_the_node(ray_session: None) -> Non
         Worker, num_workers=1, use_gpus=False, retry=policy, patience=Patience(tick=0.1)
     )
     for task in ("good", "good", "wrong", "hiccup", "poison"):
-        pool.submit(task, kind="denoise 2 100")
+        pool.submit(task, kind="counted 2 100")  # a kind that no other test has
         assert pool.wait() is not None
     pool.show({"running": 1, "done": 4})
     wanted = {
-        'msbd_tasks_total{kind="denoise"}': 3.0,
-        'msbd_segments_total{kind="denoise"}': 9.0,
-        'msbd_work_seconds_total{kind="denoise"}': 7.5,
-        'msbd_bytes_total{kind="denoise"}': 3000.0,
-        'msbd_retries_total{failure="transient",kind="denoise"}': 1.0,
-        'msbd_failures_total{kind="denoise"}': 2.0,
-        'msbd_quarantines_total{kind="denoise"}': 1.0,
+        'msbd_tasks_total{kind="counted"}': 3.0,
+        'msbd_segments_total{kind="counted"}': 9.0,
+        'msbd_work_seconds_total{kind="counted"}': 7.5,
+        'msbd_bytes_total{kind="counted"}': 3000.0,
+        'msbd_retries_total{failure="transient",kind="counted"}': 1.0,
+        'msbd_failures_total{kind="counted"}': 2.0,
+        'msbd_quarantines_total{kind="counted"}': 1.0,
         'msbd_edits{state="done"}': 4.0,
         'msbd_edits{state="running"}': 1.0,
         'msbd_tasks{state="waiting"}': 0.0,
-        'msbd_task_seconds_bucket{kind="denoise",le="3.0"}': 3.0,
-        'msbd_task_seconds_count{kind="denoise"}': 3.0,
+        'msbd_task_seconds_bucket{kind="counted",le="3.0"}': 3.0,
+        'msbd_task_seconds_count{kind="counted"}': 3.0,
     }
     found = wait_for(wanted)
     pool.close()

@@ -23,23 +23,37 @@ from msbd_dist.models.card import resolve
 
 def test_the_device_is_never_chosen_silently(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == (torch.device("cpu"), torch.float32, "no CUDA device")
-    assert choose_device("cpu") == (torch.device("cpu"), torch.float32, "asked for")
+    for name, reason in (("auto", "no CUDA device"), ("cpu", "asked for")):
+        choice = choose_device(name)
+        assert choice == (torch.device("cpu"), torch.float32, choice.products, reason)
     with pytest.raises(ModelError, match=r"no CUDA device.*nvidia-smi.*device: cpu"):
         choose_device("cuda")
     with pytest.raises(ModelError, match="'cudo': did you mean 'cuda'"):
         choose_device("cudo")
 
 
-@pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+@pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "avx512_f"])
+def test_a_cpu_multiplies_bfloat16_where_it_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {name: True})
+    assert choose_device("cpu").products == (torch.bfloat16 if "bf16" in name else torch.float32)
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert choose_device("cpu").products == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("bf16", "dtype", "products"),
+    [(True, torch.bfloat16, torch.bfloat16), (False, torch.float16, torch.float32)],
+)
 def test_a_gpu_runs_in_bfloat16_where_it_can(
-    monkeypatch: pytest.MonkeyPatch, bf16: bool, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, bf16: bool, dtype: torch.dtype, products: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     for name in ("auto", "cuda"):
-        assert choose_device(name) == (torch.device("cuda"), dtype, "a GPU")
+        assert choose_device(name) == (torch.device("cuda"), dtype, products, "a GPU")
     assert choose_device("cpu").device.type == "cpu"
 
 
@@ -95,7 +109,8 @@ def test_loading_inside_inference_mode_gives_weights_that_can_be_tuned() -> None
 
 def test_describe_is_one_line(bundled: Models) -> None:
     line = bundled.describe()
-    assert line.startswith("tiny on cpu (asked for), float32, VAE float32, native 128 px")
+    tuned = " (tuned with bfloat16 products)" if bundled.products == torch.bfloat16 else ""
+    assert line.startswith(f"tiny on cpu (asked for), float32, VAE float32{tuned}, native 128 px")
     assert "esrgan_x4.safetensors" in line
     assert "\n" not in line
 
