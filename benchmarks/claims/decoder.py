@@ -77,7 +77,7 @@ QUESTION = Question(
     shared={"steps": 20, "repaint": 1, "samples": 1},
     variants=(
         Variant(key="off", words="off", keys={"decoder_optimization": False}),
-        _iterations(10, every=1),
+        _iterations(10, every=2),
         _iterations(30, every=4),
         Variant(key="on", words="on, 100 iterations", every=2),
     ),

@@ -87,7 +87,7 @@ QUESTION = Question(
         "steps": 20,
         "repaint": 1,
         "samples": 1,
-        "upscale_steps": 50,
+        "upscale_steps": 32,
         "decoder_optimization": False,
     },
     variants=_VARIANTS,

@@ -14,7 +14,7 @@ from msbd_dist.tiny.scenes import Image
 
 _PASSES = (0, 1, 3, 5, 10, 20)
 _COMPARED = (0, 5)  # two edits of each scene
-_DEAR = {10: 2, 20: 4}  # of every so many scenes
+_FEWER = {1: 2, 3: 2, 10: 4, 20: 4}  # every so many pairs of scenes
 
 
 def _cases(count: int) -> list[Case]:
@@ -47,7 +47,7 @@ QUESTION = Question(
             words=f"R = {passes}",
             keys={"repaint": passes},
             seeds=2 if passes in _COMPARED else 1,
-            every=_DEAR.get(passes, 1),
+            every=_FEWER.get(passes, 1),
         )
         for passes in _PASSES
     ),

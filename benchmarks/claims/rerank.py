@@ -80,7 +80,7 @@ QUESTION = Question(
     key="q3",
     title="The best of B by CLIP",
     cases=_cases,
-    shared={"steps": 20, "repaint": 2, "decoder_optimization": False},
+    shared={"steps": 20, "repaint": 1, "decoder_optimization": False},
     variants=(Variant(key="all", words="16 samples of each edit", keys={"samples": SAMPLES}),),
     names={f"b{b}": f"B = {b}" + (", no choice" if b == 1 else "") for b in BEST_OF},
     measure=_measure,

@@ -38,9 +38,8 @@ _DETAIL = 352  # pixels of the middle that the grid shows, with more contrast
 
 
 def _grounds(number: int, background: Background) -> bool:
-    """Little texture and much, four scenes each in turn: what is made of every fourth pair of
-    scenes is of little texture alone."""
-    return background.kind in (_TEXTURED if number // 4 % 2 else _FLAT)
+    """Little texture and much in turn, so that each pair of scenes has both."""
+    return background.kind in (_TEXTURED if number % 2 else _FLAT)
 
 
 def _cases(count: int) -> list[Case]:
@@ -118,7 +117,7 @@ _VARIANTS = (
         key="authors",
         words="the same noise in every segment, over (the authors')",
         keys={"noise": "segment", "compose": "over"},
-        every=2,
+        every=4,
     ),
     Variant(
         key="sum",

@@ -94,10 +94,10 @@ _VARIANTS = (
         key="c",
         words="c) unconditional",
         keys={"upscale_diffusion": "unconditional", "blend": False, "lowpass": "off"},
-        every=2,
+        every=4,
     ),
-    Variant(key="d", words="d) conditional", keys={"blend": False, "lowpass": "off"}, every=2),
-    Variant(key="e", words="e) blended, as it is", keys={"lowpass": "off"}),
+    Variant(key="d", words="d) conditional", keys={"blend": False, "lowpass": "off"}, every=4),
+    Variant(key="e", words="e) blended, as it is", keys={"lowpass": "off"}, every=2),
     Variant(key="f", words="f) blended, low-pass"),
     Variant(key="half", words="low-pass: half", keys={"lowpass": "half"}, every=4),
 )
