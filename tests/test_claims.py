@@ -17,7 +17,7 @@ from benchmarks.claims.page import TEXT, anchor, page, sections
 from benchmarks.claims.pictures import write_grid
 from benchmarks.claims.question import Claim, Column, Question, Row, answers, paired, table
 from benchmarks.claims.repaint import QUESTION as REPAINT
-from benchmarks.claims.results import entry, results
+from benchmarks.claims.results import entry, results, with_former
 from benchmarks.claims.statistics import Estimate, difference, estimate, mean, ratio, verdict
 from benchmarks.claims.suite import QUESTIONS, with_needed
 from benchmarks.claims.work import Asked, Work, edits_of
@@ -180,12 +180,22 @@ def test_the_page_shows_numbers_and_verdicts() -> None:
         for variant, value in (("r5", 1.5), ("r0", 3.0))
     ]
     asked = Asked(question=REPAINT, rows=rows, done=(), seconds=60.0, work=120.0)
-    found = results([asked], command="python -m benchmarks.claims", scale=1.0)
+    found = results([asked], scale=1.0)
     text = page(json.loads(json.dumps(found)), TEXT.read_text())
     assert f"[Q2](#{anchor('q2')}) | {claim.words} | holds |" in text
     assert "| R = 5 | 1.50 x (1.50 x to 1.50 x) | 3 |" in text
     assert "0.500 x (0.500 x to 0.500 x) | < 1.000 x | 3 | **holds** |" in text
     assert "r20: {repaint: 20}  # R = 20" in text
+
+
+def test_results_keep_what_another_run_has_of_other_questions() -> None:
+    def found(scale: float, **questions: int) -> dict[str, Any]:
+        return {"scale": scale, "questions": questions}
+
+    new = found(1.0, q4=2, q1=2)
+    assert with_former(new, found(1.0, q7=1, q4=1, q9=1)) == found(1.0, q1=2, q4=2, q7=1)
+    assert list(with_former(new, found(1.0, q7=1))["questions"]) == ["q1", "q4", "q7"]
+    assert with_former(new, found(0.1, q7=1)) == new
 
 
 def test_a_question_is_asked_of_the_product_and_once_more_for_nothing(tmp_path: Path) -> None:

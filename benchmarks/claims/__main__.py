@@ -4,14 +4,14 @@
                                 [--page docs/claims.md] [--workers 2] [-o results.json]
 
 Everything is made below --out by `msbd_dist.batch.run`: the same command again does what is
-missing. --page writes the page and, beside it, images/claims/. --scale is the share of the scenes.
+missing. -o keeps what the file has of other questions; --page writes the page of all of them and,
+beside it, images/claims/. --scale is the share of the scenes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.claims.page import TEXT, claims_of, page, table_of
 from benchmarks.claims.pictures import write_grid
 from benchmarks.claims.question import Question
-from benchmarks.claims.results import entry, results
+from benchmarks.claims.results import entry, results, with_former
 from benchmarks.claims.suite import QUESTIONS, with_needed
 from benchmarks.claims.work import Asked, Work
 from msbd_dist.batch.board import Silent
@@ -48,13 +48,13 @@ def main() -> None:
     questions = with_needed(options.questions)
     print(estimate(questions, options.scale, options.workers), flush=True)
     work = Work(out=options.out, scale=options.scale, workers=options.workers, watch=Lines())
-    command = shlex.join(["python", "-m", "benchmarks.claims", *sys.argv[1:]])
     for asked in ask_all(work, questions):
-        found = results(asked.values(), command=command, scale=options.scale)
-        text = json.dumps(found, indent=1) + "\n"
-        (options.out / "claims.json").write_text(text)
+        found = results(asked.values(), scale=options.scale)
+        (options.out / "claims.json").write_text(json.dumps(found, indent=1) + "\n")
         if options.output:
-            options.output.write_text(text)
+            if options.output.exists():
+                found = with_former(found, json.loads(options.output.read_text()))
+            options.output.write_text(json.dumps(found, indent=1) + "\n")
         if options.page:
             write_grid(list(asked.values())[-1], options.page.parent / "images" / "claims")
             options.page.write_text(page(found, TEXT.read_text()))
@@ -67,7 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--questions", type=keys, default=list(QUESTIONS), help="e.g. q1,q4")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--page", type=Path, help="the page to write, e.g. docs/claims.md")
-    parser.add_argument("-o", "--output", type=Path, help="a copy of OUT/claims.json")
+    parser.add_argument("-o", "--output", type=Path, help="a file of all results")
     return parser.parse_args()
 
 

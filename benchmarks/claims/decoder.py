@@ -143,5 +143,5 @@ QUESTION = Question(
         "pasted",
     ),
     tiles=_tiles,
-    cost=25.0,
+    cost=17.0,
 )

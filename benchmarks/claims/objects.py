@@ -118,5 +118,5 @@ QUESTION = Question(
     heads=("mask", "multi-stage", "2 x native", "3 x native", "segments", "real"),
     tiles=_tiles,
     side=144,
-    cost=30.0,
+    cost=23.0,
 )

@@ -23,6 +23,11 @@ def page(found: Mapping[str, Any], text: str) -> str:
         if question.variants:
             parts.append(_settings(question))
         parts += [table_of(question, entry), claims_of(question, entry)]
+        if entry["edits"]:
+            parts.append(
+                f"*{entry['edits']} edits in {entry['seconds'] / 60:.0f} minutes, "
+                f"at commit {str(entry['commit'])[:12]}.*"
+            )
         if question.tiles is not None:
             parts.append(f"![{question.title}](images/claims/{key}.png)")
         parts.append(words[f"{key} why"])
@@ -43,9 +48,10 @@ def sections(text: str) -> dict[str, str]:
 
 def _run_of(found: Mapping[str, Any]) -> str:
     machine, part = found["machine"], found["scale"]
+    seconds = sum(entry["seconds"] for entry in found["questions"].values())
     words = (
-        f"Made by `{found['command']}` at commit {str(found['commit'])[:12]}, in "
-        f"{found['seconds'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']})."
+        f"Made by `python -m benchmarks.claims`, in {seconds / 60:.0f} minutes on "
+        f"{machine['cores']} cores ({machine['cpu']})."
     )
     return words if part == 1 else f"{words} **A trial with {100 * part:.0f} % of the scenes.**"
 

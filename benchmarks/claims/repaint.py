@@ -95,5 +95,5 @@ QUESTION = Question(
     ),
     heads=("mask", *(f"R = {passes}" for passes in _PASSES)),
     tiles=_tiles,
-    cost=33.0,
+    cost=20.0,
 )

@@ -116,5 +116,5 @@ QUESTION = Question(
     ),
     heads=("mask", "best score", "second", "ninth", "fifteenth", "worst of 16"),
     tiles=_tiles,
-    cost=25.0,
+    cost=16.0,
 )

@@ -8,22 +8,27 @@ from typing import Any
 
 from benchmarks.claims.question import Answer, Question, answers, table
 from benchmarks.claims.statistics import Estimate
+from benchmarks.claims.suite import QUESTIONS
 from benchmarks.claims.work import Asked
 from benchmarks.full_size import commit
 from benchmarks.machine import describe_machine
 
 
-def results(asked: Iterable[Asked], *, command: str, scale: float) -> dict[str, Any]:
-    """Everything that the page shows: {"questions": {key: entry}} and what it belongs to."""
-    questions = {one.question.key: entry(one) for one in asked}
+def results(asked: Iterable[Asked], *, scale: float) -> dict[str, Any]:
+    """Everything that the page shows: {"questions": {key: entry}} and what they belong to."""
+    made = {"commit": commit()}
     return {
-        "command": command,
         "scale": scale,
-        "commit": commit(),
         "machine": describe_machine(),
-        "seconds": round(sum(one["seconds"] for one in questions.values())),
-        "questions": questions,
+        "questions": {one.question.key: made | entry(one) for one in asked},
     }
+
+
+def with_former(found: Mapping[str, Any], former: Mapping[str, Any]) -> dict[str, Any]:
+    """Results with those that an earlier run has of other questions, on as many scenes."""
+    earlier = former["questions"] if former["scale"] == found["scale"] else {}
+    every = {**earlier, **found["questions"]}
+    return {**found, "questions": {key: every[key] for key in QUESTIONS if key in every}}
 
 
 def entry(asked: Asked) -> dict[str, Any]:

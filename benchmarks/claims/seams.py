@@ -200,5 +200,5 @@ QUESTION = Question(
     tiles=_tiles,
     side=160,
     shown=6,
-    cost=34.0,
+    cost=20.0,
 )

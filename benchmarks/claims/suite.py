@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import decoder, objects, prompts, repaint, rerank, seams, upscaling
+from benchmarks.claims import decoder, lowpass, objects, prompts, repaint, rerank, seams, upscaling
 from benchmarks.claims.question import Question
 
 QUESTIONS: dict[str, Question] = {
     module.QUESTION.key: module.QUESTION
-    for module in (objects, repaint, rerank, upscaling, decoder, seams, prompts)
+    for module in (objects, repaint, rerank, upscaling, lowpass, decoder, seams, prompts)
 }
 
 

@@ -154,7 +154,7 @@ class Board:
         self._busy += seconds * ranks
         pace.seconds += seconds * ranks
         pace.cost += cost if facts else 0.0  # what failed and may says nothing
-        known.left[task.kind] -= cost
+        known.left[task.kind] = max(known.left[task.kind] - cost, 0.0)
         known.done += len(task.slots)
         self._done_cost += cost
 

@@ -85,7 +85,8 @@ def test_a_run_that_is_stopped_tells_of_what_was_written_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw_inputs(tmp_path)
-    manifest, stop = manifest_of(tmp_path, FAST, FAST), Stop()
+    slow = {**FAST, "overlap": 64, "upscale_steps": 40}  # not done when the other is written
+    manifest, stop = manifest_of(tmp_path, FAST, slow), Stop()
     whole = steps.export
 
     def export(*arguments: Any) -> Any:
