@@ -257,7 +257,7 @@ def denoiser(part: Found) -> tuple[str, dict[str, str]]:
         table(["batch", *names], rows),
         "At best a call reaches "
         + ", ".join(f"{percent(share)} of that rate ({name})" for name, share in shares.items())
-        + ".",
+        + ". Convolutions have kernels of their own, which may be the faster ones.",
         where(part),
     )
     return text, {}
