@@ -24,6 +24,8 @@ from benchmarks.claims.work import Asked, Work, edits_of
 from msbd_dist.core.geometry import Size
 from msbd_dist.tiny.evaluate import cases as evaluated
 
+ROOT = Path(__file__).parents[1]
+
 
 def test_an_interval_holds_the_mean_and_narrows_with_more_scenes() -> None:
     rng = np.random.default_rng(1)
@@ -186,6 +188,15 @@ def test_the_page_shows_numbers_and_verdicts() -> None:
     assert "| R = 5 | 1.50 x (1.50 x to 1.50 x) | 3 |" in text
     assert "0.500 x (0.500 x to 0.500 x) | < 1.000 x | 3 | **holds** |" in text
     assert "r20: {repaint: 20}  # R = 20" in text
+
+
+def test_docs_have_what_was_measured_of_all_questions() -> None:
+    found = json.loads((ROOT / "benchmarks/results/claims.json").read_text())
+    assert list(found["questions"]) == list(QUESTIONS)
+    assert found["scale"] == 1
+    assert (ROOT / "docs/claims.md").read_text() == page(found, TEXT.read_text())
+    for key, question in QUESTIONS.items():
+        assert question.tiles is None or (ROOT / f"docs/images/claims/{key}.png").is_file()
 
 
 def test_results_keep_what_another_run_has_of_other_questions() -> None:

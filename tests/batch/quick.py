@@ -22,6 +22,7 @@ QUICK = {
 
 # the same without the networks that cost most, for what does not need them
 FAST = {**QUICK, "upscaler": "bicubic", "decoder_steps": 1}
+FASTEST = {**FAST, "decoder_optimization": False, "samples": 1}
 SMALL = Size(277, 331)
 
 

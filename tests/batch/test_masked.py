@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from quick import FAST, draw_inputs, manifest_of, pixels
+from quick import FASTEST, draw_inputs, manifest_of, pixels
 
 from msbd_dist.batch.run import RunResult, run_manifest
 from msbd_dist.core.geometry import Size
-
-FASTEST = {**FAST, "decoder_optimization": False, "samples": 1}
 
 
 def test_a_run_with_a_mask_of_files_and_shapes(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from quick import FAST, draw_inputs, manifest_of, pixels
+from quick import FAST, FASTEST, draw_inputs, manifest_of, pixels
 from ray import cloudpickle
 from safetensors.torch import load_file, save_file
 
@@ -234,8 +234,8 @@ def test_a_changed_edit_is_run_again_and_only_it(
     make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    serial(make_manifest(FAST, FAST), out)
-    result = serial(make_manifest(FAST, {**FAST, "prompt": "a green heart"}), out)
+    serial(make_manifest(FASTEST, FASTEST), out)
+    result = serial(make_manifest(FASTEST, {**FASTEST, "prompt": "a green heart"}), out)
     assert [e.state for e in result.edits] == ["kept", "done"]
     lines = (out / "edits.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["e0", "e1"]
@@ -368,9 +368,6 @@ OPTIONS: list[dict[str, Any]] = [
     {"lowpass": "half"},
     {"lowpass": "off"},
     {"rerank": False},
-    {"decoder_optimization": False},
-    {"decoder_batch": "minibatch"},
-    {"decoder_batch": "sample"},
     {"compose": "over"},
     {"overlap": 0},
     {"noise": "segment"},
@@ -381,27 +378,41 @@ OPTIONS: list[dict[str, Any]] = [
     {"guidance": 3, "segment_guidance": 3},
     {"negative_prompt": "a green heart"},
     {"middle_start": 0.1},
-    {"decoder_lambda": 1.0, "decoder_lr": 0.01},
     {"samples": 1},
     {"prompt": ""},
+    {"decoder_optimization": True},
 ]
+TUNED: list[dict[str, Any]] = [
+    {"decoder_batch": "minibatch"},
+    {"decoder_batch": "sample"},
+    {"decoder_lambda": 1.0, "decoder_lr": 0.01},
+]
+TUNE = {"decoder_optimization": True, "overlap": 96}  # three segments, where others have two
+CHANGES = [({}, o) for o in OPTIONS] + [(TUNE, o) for o in TUNED]
 
 
 @pytest.fixture(scope="module")
-def changed(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    """An edit for each of `OPTIONS`, by one run."""
-    folder = tmp_path_factory.mktemp("changed")
-    draw_inputs(folder)
-    return serial(manifest_of(folder, *({**PLAIN, **o} for o in OPTIONS)), folder / "out")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], np.ndarray]:
+    """The picture of an edit with some settings, all of them by one run."""
+    folder = tmp_path_factory.mktemp("made")
+    draw_inputs(folder, size=Size(160, 400))
+    plain = {**PLAIN, "decoder_optimization": False}
+    wanted = [{}, TUNE, *(base | option for base, option in CHANGES)]
+    result = serial(manifest_of(folder, *(plain | one for one in wanted)), folder / "out")
+
+    def picture(settings: dict[str, Any]) -> np.ndarray:
+        edit = result.edits[wanted.index(settings)]
+        assert edit.state == "done", edit.error
+        return pixels(str(edit.output))
+
+    return picture
 
 
-@pytest.mark.parametrize("number", range(len(OPTIONS)), ids=[str(o) for o in OPTIONS])
+@pytest.mark.parametrize(("base", "option"), CHANGES, ids=str)
 def test_every_option_of_the_method_makes_a_difference(
-    number: int, plain: tuple[Manifest, RunResult], changed: RunResult
+    base: dict[str, Any], option: dict[str, Any], made: Callable[[dict[str, Any]], np.ndarray]
 ) -> None:
-    (same,), other = plain[1].edits, changed.edits[number]
-    assert other.state == "done", other.error
-    assert (pixels(str(other.output)) != pixels(str(same.output))).any()
+    assert (made(base | option) != made(base)).any()
 
 
 def test_under_segments_that_are_laid_over_there_is_the_stage_before(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from quick import FAST, draw_inputs, manifest_of
+from quick import FASTEST, draw_inputs, manifest_of
 
 from msbd_dist.batch import steps, worker
 from msbd_dist.batch.record import load_edit
@@ -24,8 +24,6 @@ from msbd_dist.canvas.reader import Metadata
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ImageError, ManifestError, RunError
-
-FASTEST = {**FAST, "decoder_optimization": False, "samples": 1}
 
 
 @pytest.fixture(scope="module")

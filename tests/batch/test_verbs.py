@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quick import FAST, draw_inputs, manifest_of, pixels
+from quick import FAST, FASTEST, draw_inputs, manifest_of, pixels
 
 from msbd_dist import cli
 from msbd_dist.batch import steps
@@ -85,8 +85,8 @@ def test_a_run_that_is_stopped_tells_of_what_was_written_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw_inputs(tmp_path)
-    slow = {**FAST, "overlap": 64, "upscale_steps": 40}  # not done when the other is written
-    manifest, stop = manifest_of(tmp_path, FAST, slow), Stop()
+    slow = {**FASTEST, "overlap": 64, "upscale_steps": 20}  # not done when the other is written
+    manifest, stop = manifest_of(tmp_path, FASTEST, slow), Stop()
     whole = steps.export
 
     def export(*arguments: Any) -> Any:
@@ -104,7 +104,7 @@ def test_a_run_that_is_stopped_tells_of_what_was_written_meanwhile(
 def test_what_is_made_anew_leaves_nothing_of_what_it_was(tmp_path: Path) -> None:
     draw_inputs(tmp_path)
     for prompt in ("a red star", "a blue ring"):
-        manifest = manifest_of(tmp_path, {**FAST, "prompt": prompt})
+        manifest = manifest_of(tmp_path, {**FASTEST, "samples": 2, "prompt": prompt})
         run_manifest(manifest, tmp_path / "run", executor="serial")
     assert len(list((tmp_path / "run/e0/candidates").iterdir())) == 2
     assert len([p for p in (tmp_path / "run/e0").iterdir() if (p / "ledger").is_dir()]) == 1
