@@ -37,7 +37,7 @@ def _measure(done: Done) -> list[Row]:
     case, truth = done.case, truth_of(done)
     rows = [Row(case.id, done.variant, sharp(done.picture, case.mask, truth))]
     if done.variant == "f":
-        entering = scaled(image(done.composed(1)[1]), _SIZE)
+        entering = image(scaled(done.composed(1)[1], _SIZE))
         rows += [Row(case.id, "entering", sharp(entering, case.mask, truth)), *backgrounds(case)]
     return rows
 

@@ -24,7 +24,7 @@ from benchmarks.claims.question import (
     Variant,
 )
 from benchmarks.claims.scenes import Case, cases, plain
-from msbd_dist.core.compose import resample
+from msbd_dist.core.compose import Floats, resample
 from msbd_dist.core.geometry import Rect, Size
 from msbd_dist.tiny.evaluate import probe
 from msbd_dist.tiny.evaluate.edits import marked
@@ -76,13 +76,13 @@ def backgrounds(case: Case) -> list[Row]:
 
 def low_passed(picture: Image) -> Image:
     """No sharper than the stage before the last: shrunk to its size and enlarged again."""
-    size = Size(*picture.shape[:2])
-    return scaled(scaled(picture, Size(MIDDLE, MIDDLE)), size)
+    small = scaled(planes(picture), Size(MIDDLE, MIDDLE))
+    return image(scaled(small, Size(*picture.shape[:2])))
 
 
-def scaled(picture: Image, size: Size) -> Image:
-    """All of a picture at another size."""
-    return image(resample(planes(picture), Rect(0, 0, *picture.shape[:2]), size))
+def scaled(pixels: Floats, size: Size) -> Floats:
+    """All of a picture (3, h, w) at another size."""
+    return resample(pixels, Rect(0, 0, *pixels.shape[1:]), size)
 
 
 def tiles(case: Case, done: Mapping[str, Done]) -> tuple[Image, ...]:
