@@ -42,7 +42,7 @@ from msbd_dist.canvas.lease import Lease
 from msbd_dist.canvas.ledger import Facts
 from msbd_dist.core.plan import Task
 from msbd_dist.core.spec import Drawn, EditSpec, Family, Method, ModelSpec
-from msbd_dist.dist.ray_executor import RayExecutor
+from msbd_dist.fleet.ray_executor import RayExecutor
 from msbd_dist.models.bundle import load
 from msbd_dist.models.card import resolve
 

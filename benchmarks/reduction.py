@@ -30,7 +30,7 @@ from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings, Params
 from msbd_dist.core.reduction import Sum, Team
 from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Reduction
-from msbd_dist.dist.collective import Formation, Gang
+from msbd_dist.fleet.collective import Formation, Gang
 
 KINDS: tuple[Reduction, ...] = get_args(Reduction)
 FACTOR = 8  # pixels of a latent cell

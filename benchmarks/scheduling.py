@@ -31,8 +31,8 @@ from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.lease import Lease
 from msbd_dist.canvas.ledger import Ledger
 from msbd_dist.core.spec import EditSpec, Method, ModelSpec
-from msbd_dist.dist.executor import Attempt, Beat
-from msbd_dist.dist.ray_executor import RayExecutor
+from msbd_dist.fleet.executor import Attempt, Beat
+from msbd_dist.fleet.ray_executor import RayExecutor
 from msbd_dist.models.card import resolve
 
 SIDE = 600  # of the pictures: two whole stages and one of six segments
@@ -58,7 +58,7 @@ class Sleeper:
     ) -> dict[str, Any]:
         if order is None:
             import msbd_dist.batch.record
-            import msbd_dist.dist.collective  # noqa: F401  as gangs will
+            import msbd_dist.fleet.collective  # noqa: F401  as gangs will
 
             return Ledger.mark(self._files / "warm", str(os.getpid()), {})
         began = time.time()

@@ -18,7 +18,7 @@ from kuberay import RayCluster, RayClusterSpec, RayJob
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from msbd_dist import cli
-from msbd_dist.dist.ray_metrics import NAMES
+from msbd_dist.fleet.ray_metrics import NAMES
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"

@@ -15,18 +15,18 @@ LAYERS = {
     "core": {"errors", "core"},
     "canvas": {"errors", "core", "canvas"},
     "models": {"errors", "core", "models"},
-    "dist": {"errors", "dist"},
+    "fleet": {"errors", "fleet"},
     "tiny": {"errors", "core", "tiny"},
     "tiny/train": {"errors", "core", "tiny"},
     "tiny/evaluate": {"errors", "core", "models", "tiny"},
-    "batch": {"errors", "core", "canvas", "models", "dist", "batch"},
+    "batch": {"errors", "core", "canvas", "models", "fleet", "batch"},
     "cli": {"errors", "core", "canvas", "batch", "models", "cli"},
     "__init__": {"errors", "core", "batch"},
 }
 THIRD_PARTY = {
     "core": {"numpy", "PIL", "torch"},
     "canvas": {"numpy", "PIL", "zarr", "pyvips", "imagecodecs", "scipy", "fsspec", "psutil"},
-    "dist": {"ray", "torch"},
+    "fleet": {"ray", "torch"},
     "tiny": {"numpy", "PIL", "scipy"},
     "tiny/train": {
         "numpy",
@@ -72,7 +72,7 @@ def test_a_file_imports_only_what_its_layer_may(path: Path) -> None:
         if top == "msbd_dist":
             assert not rest or rest[0] in LAYERS[layer], f"{path.name} imports {module}"
         elif top == "ray":
-            assert layer == "dist", f"{path} imports ray"
+            assert layer == "fleet", f"{path} imports ray"
             assert path.name.startswith("ray_"), f"{path} imports ray"
         elif layer in THIRD_PARTY and top not in __import__("sys").stdlib_module_names:
             assert top in THIRD_PARTY[layer], f"{path.name} imports {module}"
@@ -99,5 +99,5 @@ def test_the_public_names() -> None:
 def test_nothing_asks_whether_the_family_is_the_bundled_one() -> None:
     """Only the card knows the name, to find the folder; the doctor tests itself with it."""
     for path in FILES:
-        if layer_of(path) in ("core", "canvas", "dist") and path.name != "spec.py":
+        if layer_of(path) in ("core", "canvas", "fleet") and path.name != "spec.py":
             assert '"tiny"' not in path.read_text(), path

@@ -33,7 +33,7 @@ from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import Stage, Task
 from msbd_dist.core.spec import EditSpec, Method, ModelSpec
-from msbd_dist.dist.executor import Attempt
+from msbd_dist.fleet.executor import Attempt
 from msbd_dist.models.card import resolve
 from msbd_dist.models.fingerprint import fingerprint
 from msbd_dist.models.latent import LatentModel

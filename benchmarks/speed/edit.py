@@ -24,7 +24,7 @@ from msbd_dist.canvas.ledger import Ledger
 from msbd_dist.core.geometry import Size
 from msbd_dist.core.plan import Plan, Stage, Task, TaskKind
 from msbd_dist.core.spec import ModelSpec
-from msbd_dist.dist.executor import Attempt
+from msbd_dist.fleet.executor import Attempt
 from msbd_dist.models.card import resolve
 from msbd_dist.tiny import scenes
 

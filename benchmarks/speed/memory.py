@@ -19,7 +19,7 @@ from msbd_dist.batch import run
 from msbd_dist.batch.manifest import read_manifest
 from msbd_dist.batch.record import Launch, Order, WorkerSpec, peak_memory_mb
 from msbd_dist.core.spec import ModelSpec
-from msbd_dist.dist.executor import Attempt, Beat, Executor, Facts, SerialExecutor
+from msbd_dist.fleet.executor import Attempt, Beat, Executor, Facts, SerialExecutor
 from msbd_dist.models.card import resolve
 
 SHORT = {

@@ -17,8 +17,8 @@ from benchmarks.speed.edit import Prepared, prepare
 from benchmarks.speed.timing import in_turns, spread
 from msbd_dist.batch.record import WorkerSpec
 from msbd_dist.core.spec import ModelSpec
-from msbd_dist.dist.executor import Worker
-from msbd_dist.dist.ray_executor import RayExecutor
+from msbd_dist.fleet.executor import Worker
+from msbd_dist.fleet.ray_executor import RayExecutor
 
 PAUSES = (0.0, 5.0)  # seconds between workers and the first task: a picture is taken in meanwhile
 

@@ -29,8 +29,8 @@ from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.ledger import Ledger, Version, Versions
 from msbd_dist.core.plan import Plan, Stage, Task
 from msbd_dist.core.spec import EditSpec, ModelSpec, Verify
-from msbd_dist.dist.executor import Worker
 from msbd_dist.errors import MsbdError, RunError
+from msbd_dist.fleet.executor import Worker
 
 ExecutorKind = Literal["ray", "serial"]
 EDITS = "edits.jsonl"

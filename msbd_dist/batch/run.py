@@ -55,7 +55,6 @@ from msbd_dist.canvas.ledger import Facts
 from msbd_dist.canvas.store import sweep
 from msbd_dist.core.plan import Stage, Task
 from msbd_dist.core.spec import EditSpec, Verify
-from msbd_dist.dist.executor import Executor, Outcome, SerialExecutor
 from msbd_dist.errors import (
     ClusterError,
     FullError,
@@ -65,6 +64,7 @@ from msbd_dist.errors import (
     RunError,
     WorkerError,
 )
+from msbd_dist.fleet.executor import Executor, Outcome, SerialExecutor
 from msbd_dist.models.card import resolve
 from msbd_dist.models.fingerprint import fingerprint
 
@@ -567,7 +567,7 @@ def make_executor(launch: Launch, spec: WorkerSpec, *, epoch: int) -> Executor:
     """Workers in this process (serial) or as Ray actors."""
     if launch.executor == "serial":
         return SerialExecutor(spec, epoch=epoch)
-    from msbd_dist.dist.ray_executor import RayExecutor
+    from msbd_dist.fleet.ray_executor import RayExecutor
 
     use_gpus = spec.models.device != "cpu"
     return RayExecutor(

@@ -57,8 +57,8 @@ from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.geometry import Box
 from msbd_dist.core.plan import Plan, Stage, make_plan
 from msbd_dist.core.spec import EditSpec, ModelSpec, Verify, mask_files
-from msbd_dist.dist.executor import Attempt, History, RetryPolicy, persevere
 from msbd_dist.errors import ImageError, RunError
+from msbd_dist.fleet.executor import Attempt, History, RetryPolicy, persevere
 from msbd_dist.models.card import Card
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from msbd_dist.core.spec import EditSpec, ModelSpec, Verify, mask_files, with_fi
 from msbd_dist.errors import ClusterError, InputError, RunError
 
 if TYPE_CHECKING:
-    from msbd_dist.dist.ray_jobs import Job, Jobs
+    from msbd_dist.fleet.ray_jobs import Job, Jobs
 
 PACKED_BYTES = 50_000_000  # of pictures and masks together that are sent with a job
 MARGIN_S = 30.0  # beyond a run's grace, before it is killed: for what is being written
@@ -135,7 +135,7 @@ def submit(
     Returns the job's name. RunError where a job works on the same run directory, ClusterError where
     there is no such cluster. ``grace`` and ``deadline`` are seconds.
     """
-    from msbd_dist.dist.ray_jobs import Jobs
+    from msbd_dist.fleet.ray_jobs import Jobs
 
     if verify not in get_args(Verify):
         raise InputError(f"verify: got {verify!r}, wanted sample, full or off")
@@ -173,7 +173,7 @@ def attach(job: str, address: str, say: Callable[[str], None]) -> Ended:
     ``job`` is its name, or the run directory of the newest job there. InputError where there is
     none, ClusterError where the cluster is not, or has been without connection for ten minutes.
     """
-    from msbd_dist.dist.ray_jobs import Jobs
+    from msbd_dist.fleet.ray_jobs import Jobs
 
     jobs = Jobs(address)
     return _ended(jobs.follow(_find(jobs, job).id, say))
@@ -186,7 +186,7 @@ def cancel_job(job: str, address: str, grace: float | None = None) -> Ended:
     ``grace``, in seconds, is None or what the job was submitted with. InputError where it is not,
     or there is no such job; ClusterError where the cluster is not there or the job does not end.
     """
-    from msbd_dist.dist.ray_jobs import Jobs
+    from msbd_dist.fleet.ray_jobs import Jobs
 
     jobs = Jobs(address)
     found = _find(jobs, job)

@@ -63,8 +63,8 @@ from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.sampling import Noise, blended_diffusion, schedule
 from msbd_dist.core.threads import intra_op_threads
 from msbd_dist.core.tiling import Grid
-from msbd_dist.dist.executor import Attempt, Beat
 from msbd_dist.errors import ImageError, NonFiniteError
+from msbd_dist.fleet.executor import Attempt, Beat
 from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
 

@@ -31,8 +31,8 @@ from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.ledger import Ledger
 from msbd_dist.core.geometry import Size
 from msbd_dist.core.spec import ModelSpec
-from msbd_dist.dist.executor import Attempt
 from msbd_dist.errors import ModelError, MsbdError
+from msbd_dist.fleet.executor import Attempt
 from msbd_dist.models.card import bundled_folder, resolve
 
 MODELS = steps.Models(ModelSpec(), resolve(ModelSpec()), "the bundled ones")

@@ -26,8 +26,8 @@ from quick import FAST, draw_inputs, manifest_of, pixels
 from msbd_dist.batch import submit
 from msbd_dist.batch.manifest import Manifest, read_manifest
 from msbd_dist.batch.submit import CANCELLED, is_job, pack
-from msbd_dist.dist.ray_jobs import Job
 from msbd_dist.errors import InputError
+from msbd_dist.fleet.ray_jobs import Job
 
 MakeManifest = Callable[..., Manifest]
 OUT = "s3://bucket/run"
@@ -336,7 +336,7 @@ FOLLOWS = """
 import sys
 from pathlib import Path
 from msbd_dist.batch.submit import attach
-from msbd_dist.dist.ray_jobs import Jobs
+from msbd_dist.fleet.ray_jobs import Jobs
 
 straight, crooked, folder, command = sys.argv[1:]
 jobs = Jobs(straight)

@@ -17,8 +17,8 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from msbd_dist.dist.executor import Attempt, Beat, Patience
-from msbd_dist.dist.ray_executor import RayExecutor
+from msbd_dist.fleet.executor import Attempt, Beat, Patience
+from msbd_dist.fleet.ray_executor import RayExecutor
 
 SETTLED = 3.0  # seconds after which the driver must have noticed
 

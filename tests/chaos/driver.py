@@ -18,9 +18,9 @@ from typing import Any
 from msbd_dist.batch.manifest import read_manifest
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.canvas import lease
-from msbd_dist.dist import ray_executor
-from msbd_dist.dist.executor import Attempt, MakeWorker, Patience, RetryPolicy, Worker
 from msbd_dist.errors import MsbdError
+from msbd_dist.fleet import ray_executor
+from msbd_dist.fleet.executor import Attempt, MakeWorker, Patience, RetryPolicy, Worker
 
 
 @dataclass(frozen=True)

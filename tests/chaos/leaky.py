@@ -10,8 +10,8 @@ from typing import Any
 
 from ray import cloudpickle
 
-from msbd_dist.dist.executor import Attempt, Beat
-from msbd_dist.dist.ray_executor import RayExecutor
+from msbd_dist.fleet.executor import Attempt, Beat
+from msbd_dist.fleet.ray_executor import RayExecutor
 
 TASKS = 16
 

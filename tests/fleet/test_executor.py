@@ -18,7 +18,8 @@ import ray
 import torch
 from ray import cloudpickle
 
-from msbd_dist.dist.executor import (
+from msbd_dist.errors import FullError, ImageError, NonFiniteError, WorkerError
+from msbd_dist.fleet.executor import (
     Attempt,
     Beat,
     Executor,
@@ -33,8 +34,7 @@ from msbd_dist.dist.executor import (
     WorkerLost,
     classify,
 )
-from msbd_dist.dist.ray_executor import Patience, RayExecutor
-from msbd_dist.errors import FullError, ImageError, NonFiniteError, WorkerError
+from msbd_dist.fleet.ray_executor import Patience, RayExecutor
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from msbd_dist.dist.collective import Formation, Gang, GangBroken
+from msbd_dist.fleet.collective import Formation, Gang, GangBroken
 
 SIZE = 3
 

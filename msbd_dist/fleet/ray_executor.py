@@ -42,8 +42,9 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from msbd_dist.dist.collective import Backend, Formation, Gang, GangBroken
-from msbd_dist.dist.executor import (
+from msbd_dist.errors import ClusterError, WorkerError
+from msbd_dist.fleet.collective import Backend, Formation, Gang, GangBroken
+from msbd_dist.fleet.executor import (
     Attempt,
     Facts,
     History,
@@ -56,8 +57,7 @@ from msbd_dist.dist.executor import (
     WorkerLost,
     classify,
 )
-from msbd_dist.dist.ray_metrics import Metrics
-from msbd_dist.errors import ClusterError, WorkerError
+from msbd_dist.fleet.ray_metrics import Metrics
 
 log = logging.getLogger(__name__)
 

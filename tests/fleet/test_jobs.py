@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from msbd_dist.dist.ray_jobs import Jobs, _Told, dashboard_url
 from msbd_dist.errors import ClusterError, InputError
+from msbd_dist.fleet.ray_jobs import Jobs, _Told, dashboard_url
 
 
 @pytest.mark.parametrize(

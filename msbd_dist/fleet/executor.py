@@ -36,8 +36,8 @@ class Worker(Protocol):
 
     def run(self, task: Any, attempt: Attempt, *, beat: Beat, team: Any = None) -> Facts:
         """Run a task. ``beat`` is called now and then, as a sign that it goes on; ``team``: those
-        who share it, with a place in it for this worker (`dist.collective.Gang`), None where nobody
-        does."""
+        who share it, with a place in it for this worker (`fleet.collective.Gang`); None where
+        nobody does."""
         ...
 
 
@@ -211,9 +211,7 @@ def _out_of_memory(error: Exception) -> WorkerError:
     return WorkerError(f"out of memory even in the smallest pieces ({line}); use a larger worker")
 
 
-def persevere(
-    work: Callable[[Attempt], Facts], history: History, rng: random.Random
-) -> Facts:
+def persevere(work: Callable[[Attempt], Facts], history: History, rng: random.Random) -> Facts:
     """Try until it works; raises the error that ends it."""
     while True:
         time.sleep(max(0.0, history.due - time.monotonic()))

@@ -136,7 +136,7 @@ class Jobs:
         while True:
             try:
                 asyncio.run(self._tail(job, told))
-            except Exception as error:  # of any library below; what counts is whether the job is there
+            except Exception as error:  # of any library; what counts is whether the job is there
                 log.debug("the log of %s: %r", job, error)
             try:
                 found = self._still(job)

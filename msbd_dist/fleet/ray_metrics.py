@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from msbd_dist.dist.executor import Facts, Failure
+from msbd_dist.fleet.executor import Facts, Failure
 
 BOUNDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]  # seconds
 
@@ -40,7 +40,9 @@ class Metrics:
     def __init__(self) -> None:
         self._counters = {name: Counter(name, *rest) for name, rest in _COUNTERS.items()}
         self._gauges = {name: Gauge(name, *rest) for name, rest in _GAUGES.items()}
-        self._seconds = Histogram(_SECONDS, "Seconds that a finished task took on its worker.", BOUNDS, ("kind",))
+        self._seconds = Histogram(
+            _SECONDS, "Seconds that a finished task took on its worker.", BOUNDS, ("kind",)
+        )
 
     def finished(self, kind: str, facts: Facts) -> None:
         """A task has its facts; those that count are ``slots``, ``seconds`` and ``bytes``."""

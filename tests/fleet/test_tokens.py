@@ -13,7 +13,7 @@ TOKENS = {"a": "a" * 40, "b": "b" * 40}
 USES = """
 import sys
 from ray import cloudpickle
-from msbd_dist.dist.ray_executor import RayExecutor
+from msbd_dist.fleet.ray_executor import RayExecutor
 
 class Worker:
     def run(self, task, attempt, *, beat, team=None):
