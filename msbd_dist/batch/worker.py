@@ -20,6 +20,7 @@ from functools import partial
 import numpy as np
 import torch
 import zarr
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 
@@ -301,7 +302,7 @@ class TaskWorker:
         place = f"{scene.work.url} {scene.stage.index}"
         if place not in self._fits:
             self._fits = {place: self._new_fit(scene, slots)}
-        fit, left = self._fits[place], Checkpoint(scene)
+        fit, left = self._fits[place], Checkpoint.of(scene)
         try:
             params = fit.run(team, on_turn=left.keep(fit, team.rank == 0))
         except ArithmeticError:
@@ -330,7 +331,7 @@ class TaskWorker:
         half = method.decoder_batch == "sample" and self._models.products == torch.bfloat16
         decode = partial(latent.decode, half=half)
         fit = DecoderFit(decode, latent.decoder_weights(), load, rounds, settings)
-        Checkpoint(scene).restore(fit)
+        Checkpoint.of(scene).restore(fit)
         return fit
 
     def _fit_segment(self, scene: Scene, slot: int) -> FitSegment:
@@ -502,9 +503,13 @@ class TaskWorker:
 class Checkpoint:
     """An unfinished fit, beside where its result will be; any attempt may go on from it."""
 
-    def __init__(self, scene: Scene) -> None:
-        self._files, self._name = scene.work, f"tuned-{scene.stage.index}.checkpoint"
-        self._beat = scene.beat
+    def __init__(self, files: Files, stage: int, beat: Beat) -> None:
+        self._files, self._name = files, f"tuned-{stage}.checkpoint"
+        self._beat = beat
+
+    @classmethod
+    def of(cls, scene: Scene) -> Checkpoint:
+        return cls(scene.work, scene.stage.index, scene.beat)
 
     def keep(self, fit: DecoderFit, saves: bool) -> Callable[[int], None]:
         """Called after each turn: saves the fit, if it is to, when it was last saved long ago."""
@@ -521,9 +526,14 @@ class Checkpoint:
         return on_turn
 
     def restore(self, fit: DecoderFit) -> None:
-        """Take up what is there."""
+        """Take up what is there; what can't be taken up is removed, and the fit begins anew."""
         with suppress(FileNotFoundError):
-            fit.restore(load_tensors(self._files.read(self._name)))
+            stored = self._files.read(self._name)
+            try:
+                fit.restore(load_tensors(stored))
+            except (SafetensorError, ValueError) as error:
+                log.warning("%s: can't be taken up (%s); begun anew", self._name, error)
+                self.remove()
 
     def remove(self) -> None:
         self._files.remove(self._name)

@@ -246,11 +246,16 @@ class DecoderFit:
         return {"weights": flat, "losses": torch.tensor(self._losses, dtype=torch.float64)}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from what `state` gave, here or in another process."""
+        """Go on from what `state` gave, here or in another process, wherever its tensors lie.
+
+        ValueError, and nothing changed, where that is not the state of such a fit.
+        """
+        sizes = [weight.numel() for weight in self._weights]
+        _require_state(state, sum(sizes), self.rounds.steps)
         self._losses = state["losses"].tolist()
         self.turn = len(self._losses)
-        sizes = [weight.numel() for weight in self._weights]
-        weights, first, second = (row.split(sizes) for row in state["weights"])
+        rows = state["weights"].to(self._weights[0].device)
+        weights, first, second = (row.split(sizes) for row in rows)
         with torch.no_grad():
             for weight, w, m, v in zip(self._weights, weights, first, second, strict=True):
                 weight.copy_(w.view_as(weight))
@@ -260,6 +265,18 @@ class DecoderFit:
                     "exp_avg_sq": v.view_as(weight).clone(),
                 }
                 self._optimizer.state[weight] = kept
+
+
+def _require_state(state: dict[str, torch.Tensor], numel: int, most_turns: int) -> None:
+    shapes = {name: tuple(values.shape) for name, values in state.items()}
+    turns = len(state["losses"]) if len(shapes.get("losses", ())) == 1 else most_turns + 1
+    if shapes != {"weights": (3, numel), "losses": (turns,)} or turns > most_turns:
+        raise ValueError(
+            f"the state of a fit: got {shapes}, wanted (3, {numel}) weights and up to "
+            f"{most_turns} losses"
+        )
+    if not all(bool(values.isfinite().all()) for values in state.values()):
+        raise ValueError("the state of a fit: it is not finite")
 
 
 def _sent(

@@ -175,3 +175,35 @@ def test_segments_that_are_not_held_give_the_same_weights(monkeypatch: pytest.Mo
     assert fit.losses == losses
     assert loaded.count(0) == 1
     assert loaded.count(3) == 1 + 3
+
+
+def fit_of(steps: int, lr: float = 1e-3) -> DecoderFit:
+    segments = [segment(0), segment(1)]
+    settings = FitSettings(lr=lr, lam=100.0)
+    return DecoderFit(decode, weights(), segments.__getitem__, Rounds(2, 2, steps), settings)
+
+
+def stored(fit: DecoderFit, **changed: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {**fit.state(), **changed}
+
+
+def test_what_is_not_the_state_of_such_a_fit_is_refused_and_changes_nothing() -> None:
+    fit = fit_of(2)
+    fit.run(Alone())
+    numel = sum(w.numel() for w in weights().values())
+    damaged = [
+        {"weights": fit.state()["weights"]},
+        stored(fit, weights=torch.zeros(3, numel + 1)),
+        stored(fit, weights=torch.zeros(numel)),
+        stored(fit, weights=torch.full((3, numel), float("nan"))),
+        stored(fit, losses=torch.zeros(3)),  # more turns than the fit has
+        stored(fit, losses=torch.zeros(2, 2)),
+        stored(fit, more=torch.zeros(1)),
+    ]
+    for state in damaged:
+        fresh = fit_of(2)
+        with pytest.raises(ValueError, match="the state of a fit"):
+            fresh.restore(state)
+        assert fresh.turn == 0
+        assert fresh.run(Alone()).keys() == fit.params.keys()
+        assert fresh.losses == fit.losses
