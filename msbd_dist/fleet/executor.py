@@ -17,7 +17,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Protocol
 
-from msbd_dist.errors import FullError, MsbdError, WorkerError
+from msbd_dist.errors import ClusterError, FullError, MsbdError, WorkerError
 
 Facts = dict[str, Any]
 Beat = Callable[[], None]
@@ -93,6 +93,11 @@ class MemoryShort(WorkerLost):
 
 class NodeLost(WorkerLost):
     """A worker's node left with all that ran on it; no task is to blame."""
+
+
+class Unfit(ClusterError):
+    """A worker refuses: its host has not what the run needs, and the message says what. The host is
+    left out, and its task is given to another one."""
 
 
 class Failure(Enum):

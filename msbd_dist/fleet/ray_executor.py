@@ -9,6 +9,9 @@ A task that may be shared is given to a *gang* of idle workers, each with its pl
 member is lost or hangs, the others are told to leave, and the task is given to a new gang of who is
 there; workers keep what they have computed, so that it goes on from the last common step. A gang
 also parts when others become idle, to form anew with them.
+
+A host that can't take part, because its worker refuses or can't load the models, is left out: its
+workers are made anew elsewhere, and what they had is given to others.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from msbd_dist.errors import ClusterError, WorkerError
+from msbd_dist.errors import ClusterError, ModelError, WorkerError
 from msbd_dist.fleet.collective import Backend, Formation, Gang, GangBroken
 from msbd_dist.fleet.executor import (
     Attempt,
@@ -54,6 +57,7 @@ from msbd_dist.fleet.executor import (
     Outcome,
     Patience,
     RetryPolicy,
+    Unfit,
     WorkerLost,
     classify,
 )
@@ -68,6 +72,10 @@ CONTROL = "control"  # methods of this group answer while a task runs
 
 
 PATIENCE = Patience()
+
+
+class _Refused(NodeLost):
+    """A task came to a worker that is left out."""
 
 
 class _Actor:
@@ -235,14 +243,16 @@ class RayExecutor:
                 f"{self.num_workers} workers need as many CPUs, this Ray has {cpus:g}; "
                 "ask for fewer with --workers"
             )
+        self._needs = {"CPU": 1.0, "GPU": min(1.0, gpus / self.num_workers)}
         options: dict[str, Any] = {
-            "num_cpus": 1,
-            "num_gpus": min(1.0, gpus / self.num_workers),
+            "num_cpus": self._needs["CPU"],
+            "num_gpus": self._needs["GPU"],
             "max_restarts": 0,  # what Ray restarts does not say what it died of
             "max_task_retries": 0,
             "concurrency_groups": {CONTROL: 1},
         }
         self._actor = ray.remote(**options)(_Actor)
+        self._out: dict[str, Exception] = {}  # nodes that get no work, and why
         self._members = {n: _Member(self._new_actor()) for n in range(self.num_workers)}
         self._backend: Backend = "nccl" if gpus >= self.num_workers else "gloo"
         self._rendezvous = self._new_rendezvous() if self.num_workers > 1 else None
@@ -258,7 +268,10 @@ class RayExecutor:
         self._metrics = Metrics()
 
     def _new_actor(self) -> Any:
-        return self._actor.remote(self._make_worker)
+        if not self._out:
+            return self._actor.remote(self._make_worker)
+        elsewhere = {"ray.io/node-id": f"!in({','.join(self._out)})"}
+        return self._actor.options(label_selector=elsewhere).remote(self._make_worker)
 
     def submit(self, task: Any, *, ranks: int = 1, kind: str = "", ahead: int = 0) -> None:
         history = History(self._epoch, self._retry)
@@ -273,7 +286,7 @@ class RayExecutor:
             self._dispatch()
             if not self._calls and not self._queue and not self._later:
                 raise LookupError("nothing to wait for")
-            if not self._members:
+            if not self._members and (self._queue or self._later):
                 return self._give_up()
             pause = self._patience.tick
             if until is not None:
@@ -440,6 +453,9 @@ class RayExecutor:
             member.died = member.died or time.monotonic()
         if facts is not None and call.team is None:
             self._usual[call.job.kind].append(time.monotonic() - call.started)
+        if isinstance(error, (Unfit, ModelError)):
+            self._leave_out(member, error)
+            error = _Refused(str(error))
         if isinstance(error, WorkerLost) and call.blameless:
             error = NodeLost(str(error))
         if call.team is not None:
@@ -452,7 +468,7 @@ class RayExecutor:
         """A gang's job is settled when its last member has returned."""
         team.members.discard(call.actor)
         if isinstance(error, WorkerLost):
-            team.lost = error
+            team.lost = team.lost if isinstance(team.lost, _Refused) else error
         elif error is not None and not isinstance(error, GangBroken):
             team.error = team.error or error
         elif facts is not None and call.rank == 0:
@@ -464,7 +480,8 @@ class RayExecutor:
             return None
         if team.lost is not None and team.facts is None:
             team.job.broken = team.job.broken or time.monotonic()
-            if team.size > 1:  # nobody knows who is to blame; if it goes on, it must work alone
+            known = team.size == 1 or isinstance(team.lost, _Refused)
+            if not known:  # nobody knows who is to blame; if it goes on, it must work alone
                 team.job.losses += 1
                 team.job.ranks = 1 if team.job.losses >= self._retry.deaths else team.job.ranks
                 team.lost = NodeLost(str(team.lost))
@@ -491,7 +508,8 @@ class RayExecutor:
             self._metrics.failed(job.name, quarantined=killer)
             return Outcome(job.task, error=final, attempts=job.history.failed)
         if job.calls == 0:  # no twin is at it
-            log.warning("a task is tried again: %s", error)
+            if not isinstance(error, _Refused):
+                log.warning("a task is tried again: %s", error)
             self._metrics.retried(job.name, classify(error))
             self._later.append(job)
         return None
@@ -500,7 +518,30 @@ class RayExecutor:
         job = (self._queue or self._later)[0]
         self.drop(lambda task: task is job.task)
         self._metrics.failed(job.name, quarantined=False)
-        return Outcome(job.task, error=_none_left(), attempts=job.history.failed)
+        error = _none_fit(self._out) if self._out else _none_left()
+        return Outcome(job.task, error=error, attempts=job.history.failed)
+
+    def _leave_out(self, refused: _Member, why: Exception) -> None:
+        """Give a worker's host no work any more; its workers are made anew elsewhere, if there is
+        such a place."""
+        node = refused.node = refused.node or _node_of(refused)
+        known = node is None or node in self._out
+        if node is not None:
+            self._out.setdefault(node, why)
+        others = _nodes_with(self._needs) - self._out.keys()
+        if node is not None and others and not known:
+            log.warning("%s gets no work: %s", _host_of(node), why)
+        for number, member in list(self._members.items()):
+            if member is refused or member.node in self._out or not others:
+                self._move(number, member, elsewhere=bool(others))
+
+    def _move(self, number: int, member: _Member, *, elsewhere: bool) -> None:
+        for call in member.calls:
+            call.blameless = True
+        ray.kill(member.handle)
+        del self._members[number]
+        if elsewhere:
+            self._members[number] = _Member(self._new_actor(), lost=time.monotonic())
 
     def _as_ours(self, raised: Exception, member: _Member) -> Exception:
         """The error that the worker raised, or `WorkerLost` where there is no worker any more."""
@@ -637,6 +678,41 @@ def _require_nodes() -> None:
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     if not any(node["Alive"] for node in nodes):
         raise ClusterError("Ray has ended; run the same command again, it goes on from here")
+
+
+def _node_of(member: _Member) -> str | None:
+    """Where a worker is that has answered; None where it is gone since."""
+    with suppress(RayError):
+        return str(ray.get(member.handle.ping.remote(), timeout=10)[0])
+    return None
+
+
+def _nodes_with(needs: Mapping[str, float]) -> set[str]:
+    """The nodes that can have workers, busy or not."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {
+        node["NodeID"]
+        for node in nodes
+        if node["Alive"] and all(node["Resources"].get(k, 0) >= v for k, v in needs.items())
+    }
+
+
+def _host_of(node: str) -> str:
+    """A node as people know it: its name and address."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    found = next((n for n in nodes if n["NodeID"] == node), None)
+    if found is None:
+        return f"node {node[:8]}"
+    return f"{found['NodeManagerHostname']} ({found['NodeManagerAddress']})"
+
+
+def _none_fit(out: Mapping[str, Exception]) -> Exception:
+    """Why no host can have work: what all of them say, or what each says."""
+    first = next(iter(out.values()))
+    if len({str(why) for why in out.values()}) == 1 and isinstance(first, ModelError):
+        return first
+    whys = "; ".join(f"{_host_of(node)}: {why}" for node, why in out.items())
+    return ClusterError(f"no host can take part in this run: {whys}")
 
 
 def _none_left() -> WorkerError:

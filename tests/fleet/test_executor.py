@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,14 @@ import ray
 import torch
 from ray import cloudpickle
 
-from msbd_dist.errors import FullError, ImageError, NonFiniteError, WorkerError
+from msbd_dist.errors import (
+    ClusterError,
+    FullError,
+    ImageError,
+    ModelError,
+    NonFiniteError,
+    WorkerError,
+)
 from msbd_dist.fleet.executor import (
     Attempt,
     Beat,
@@ -30,6 +38,7 @@ from msbd_dist.fleet.executor import (
     Outcome,
     RetryPolicy,
     SerialExecutor,
+    Unfit,
     Worker,
     WorkerLost,
     classify,
@@ -288,6 +297,42 @@ def test_an_error_of_one_member_ends_the_task_and_frees_the_others(pool: RayExec
     facts = outcome_of(pool).facts
     assert facts is not None
     assert facts["size"] == 3
+
+
+@dataclass(frozen=True)
+class Refusing:
+    """Makes workers on one node only."""
+
+    error: Exception
+    fit: str = ""  # the node's address
+
+    def __call__(self) -> Worker:
+        if ray.util.get_node_ip_address() != self.fit:
+            raise self.error
+        return Calculator()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_host_that_refuses_is_named_and_none_is_left(ray_session: None, ranks: int) -> None:
+    error = Unfit("its unet is another one")
+    pool = RayExecutor(Refusing(error), num_workers=2, use_gpus=False)
+    for index in range(4):
+        pool.submit(Job(f"j{index}", kind="shared" if ranks > 1 else "square"), ranks=ranks)
+    outcome = outcome_of(pool)
+    pool.close()
+    assert type(outcome.error) is ClusterError
+    assert "no host can take part" in str(outcome.error)
+    assert f"{socket.gethostname()} (" in str(outcome.error)
+    assert str(error) in str(outcome.error)
+
+
+def test_a_model_that_no_host_can_load_is_an_error_of_the_model(ray_session: None) -> None:
+    pool = RayExecutor(Refusing(ModelError("x4.pth: is damaged")), num_workers=2, use_gpus=False)
+    pool.submit(Job("one"))
+    outcome = outcome_of(pool)
+    pool.close()
+    assert type(outcome.error) is ModelError
+    assert str(outcome.error) == "x4.pth: is damaged"
 
 
 # --- what a failure means ---
