@@ -65,7 +65,7 @@ from msbd_dist.errors import (
     WorkerError,
 )
 from msbd_dist.fleet.executor import Executor, Outcome, SerialExecutor
-from msbd_dist.models.card import resolve
+from msbd_dist.models.card import pinned, resolve
 from msbd_dist.models.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
@@ -156,6 +156,7 @@ def run_manifest(
         raise RunError(f"{files.url}: is a file; give --out a folder's name")
     load_run(files)  # a store that can't be reached is an error before any work
     card = resolve(manifest.models)
+    manifest = manifest.with_(models=pinned(manifest.models, card))
     models = steps.Models(manifest.models, card, fingerprint(card))
     specs = (spec for spec in manifest.edits if only is None or spec.id in only)
     board, peak = Board(files, watch, len(manifest.edits)), dict[str, int]()

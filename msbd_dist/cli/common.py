@@ -29,7 +29,7 @@ Models = Annotated[
     str | None,
     typer.Option(
         "--models",
-        help="'tiny' (bundled), a diffusers folder, a hub id, or one .safetensors file.",
+        help="'tiny' (bundled), a diffusers folder, a hub id[@revision], or one .safetensors file.",
         show_default=False,
     ),
 ]

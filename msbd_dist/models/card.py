@@ -14,7 +14,7 @@ Relative paths in it are relative to the folder.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from msbd_dist.core.spec import Family, ModelSpec, Upscaler
 from msbd_dist.errors import ModelError
 from msbd_dist.models import single_file
-from msbd_dist.models.sources import Folder, Hub, Source, locate, nearest
+from msbd_dist.models.sources import Folder, Hub, Source, locate, nearest, source
 
 BUNDLED = "tiny"  # the name of the family that comes with the package
 CLIP = "ViT-L-14:openai"
@@ -73,7 +73,7 @@ class Card:
     """
 
     name: str  # as the user gave it
-    location: str  # diffusers folder or hub id; for a single file that of its configuration
+    location: str  # diffusers folder or hub id@commit; for a single file that of its configuration
     file: str | None = None  # the single file with all weights
     family: Family
     sr: str | None = None  # checkpoint of the upscaler
@@ -100,11 +100,21 @@ def resolve(spec: ModelSpec) -> Card:
             f"config: {spec.config} given, but {spec.family} is not a single file and has its own "
             f"configuration: remove config"
         )
+    found = found.pinned() if isinstance(found, Hub) else found
     own = _own_settings(found)
     family = _family(found, own)
-    if isinstance(found, Folder):
-        found.check_weights()
+    found.check_weights()
     return _card(spec, found, family, own=own)
+
+
+def pinned(spec: ModelSpec, card: Card) -> ModelSpec:
+    """The spec of a card with the commit of its hub id, if it has one: it gives this very card on
+    any machine, now and later."""
+    if isinstance(source(card.location), Folder):
+        return spec
+    if card.file is None:
+        return replace(spec, family=card.location)
+    return spec if spec.config is None else replace(spec, config=card.location)
 
 
 def bundled_folder() -> Path:
@@ -130,13 +140,14 @@ def _file_card(spec: ModelSpec, file: Path) -> Card:
     if spec.config is None:
         family = _known_family(file, shape)
         return _card(spec, Hub(_SD1_CONFIG), family, own={}, file=str(file))
-    source = locate(spec.config)
-    if isinstance(source, Path):
-        raise ModelError(f"config: {source} is a file: give a diffusers folder or a hub id")
-    own = _own_settings(source)
-    family = _family(source, own)
-    _check_fits(file, shape, source)
-    return _card(spec, source, family, own=own, file=str(file))
+    found = locate(spec.config)
+    if isinstance(found, Path):
+        raise ModelError(f"config: {found} is a file: give a diffusers folder or a hub id")
+    found = found.pinned() if isinstance(found, Hub) else found
+    own = _own_settings(found)
+    family = _family(found, own)
+    _check_fits(file, shape, found)
+    return _card(spec, found, family, own=own, file=str(file))
 
 
 def _card(

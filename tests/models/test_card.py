@@ -15,7 +15,7 @@ from folders import SD1_FILE, edit_json, fill_hub_cache, model_index, write_json
 
 from msbd_dist.core.spec import Family, ModelSpec
 from msbd_dist.errors import ModelError
-from msbd_dist.models.card import bundled_folder, resolve
+from msbd_dist.models.card import bundled_folder, pinned, resolve
 
 CROSS = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
@@ -113,8 +113,9 @@ def test_a_single_file_takes_its_numbers_from_config_or_from_being_sd1(
 def test_a_hub_id_is_read_from_the_hubs_cache(folder: Path, hub_cache: Path) -> None:
     fill_hub_cache(hub_cache, "org/name", folder)
     card = resolve(ModelSpec(family="org/name"))
-    assert card.location == "org/name"
+    assert card.location == f"org/name@{'0' * 40}"
     assert card.family == resolve(ModelSpec(family=str(folder))).family
+    assert pinned(ModelSpec(family="org/name"), card) == ModelSpec(family=card.location)
 
 
 def test_planning_imports_no_torch() -> None:
@@ -244,7 +245,7 @@ def test_other_files_are_refused(tmp_path: Path, name: str, words: list[str]) ->
         ("/no/such/folder", ["no such file or folder", "hub id"]),
         ("nothing", ["no such file or folder", "'tiny'"]),
         ("org/name.safetensors", ["no such file or folder"]),
-        ("org/unheard-of", ["hub", "model_index.json", "diffusers folder"]),
+        ("org/unheard-of", ["hub", "HF_HUB_OFFLINE", "diffusers folder"]),
     ],
 )
 def test_names_that_lead_nowhere_are_refused(family: str, words: list[str]) -> None:
