@@ -33,7 +33,7 @@ from msbd_dist.batch.record import (
     versions_of,
 )
 from msbd_dist.batch.tiles import most_bytes
-from msbd_dist.canvas.combined import make_mask, mask_digest
+from msbd_dist.canvas.combined import Looked, look_at_mask, make_mask, mask_digest
 from msbd_dist.canvas.export import (
     Edited,
     How,
@@ -157,19 +157,20 @@ def inputs_of(spec: EditSpec) -> dict[str, str]:
     return {"image": content_digest(spec.source), "mask": mask_digest(spec.mask)}
 
 
-def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture]:
+def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture, Looked]:
     """Read a picture and its mask, and plan the edit. Errors are one line about this edit."""
     picture = Picture.open(spec.source)
-    mask = mask_of(spec, picture)
+    looked = look_at_mask(spec.mask, picture)
+    mask = looked.mask
     plan = make_plan(picture.size, mask.bbox, mask.any, family=card.family, method=spec.method)
     if len(plan.stages) > 1:
         card.checkpoint(spec.method.upscaler)  # a missing one is an error now, not after stage 1
-    return plan, picture
+    return plan, picture, looked
 
 
-def plan_and_check(spec: EditSpec, card: Card) -> tuple[Plan, Picture, str]:
+def plan_and_check(spec: EditSpec, card: Card) -> tuple[Plan, Picture, Looked, str]:
     """The same, checked as a run would; with a line on what is written, and how."""
-    plan, picture = plan_edit(spec, card)
+    plan, picture, looked = plan_edit(spec, card)
     target = target_of(spec, open_files("."), picture)
     check_edit(spec, target, picture)
     anew = why_no_copy(picture, target, how_of(spec))
@@ -179,6 +180,7 @@ def plan_and_check(spec: EditSpec, card: Card) -> tuple[Plan, Picture, str]:
     return (
         plan,
         picture,
+        looked,
         (
             f"writes {Path(target).name}, at most {size:,.0f} MB, {way}; "
             f"the driver takes at most {memory:,.0f} MB for it"
@@ -201,7 +203,9 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         edit = Edit(earlier, files, Picture.open(spec.source), ledger_of(files, earlier))
         if edit.is_finished:
             return edit
-    plan, picture = plan_edit(spec, models.card)
+    plan, picture, looked = plan_edit(spec, models.card)
+    for note in looked.notes:
+        log.warning("edit %s: %s", spec.id, note)
     check_edit(spec, target_of(spec, files, picture), picture)
     drawn = earlier.seed if earlier else secrets.randbelow(2**31)
     record = EditRecord(

@@ -1,23 +1,26 @@
 """Is a manifest right? Its keys, and whether its files are there, can be read, and fit together.
 
 Nothing is run and no model is loaded. Masks are read whole, pictures no further than their header.
+What may be meant otherwise is a warning: it is told, and wrong is nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from msbd_dist.batch.documents import dotted
 from msbd_dist.batch.edits import Listed, Located, heads_of
 from msbd_dist.batch.manifest import Manifest, read_manifest
-from msbd_dist.batch.steps import check_edit, mask_of, target_of
+from msbd_dist.batch.steps import check_edit, target_of
+from msbd_dist.canvas.combined import look_at_mask
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.images import Picture
+from msbd_dist.canvas.outlines import is_outlines
 from msbd_dist.canvas.places import is_url
-from msbd_dist.core.spec import Result
+from msbd_dist.core.spec import EditSpec, Result, mask_files
 from msbd_dist.errors import ManifestError, MsbdError
 from msbd_dist.models.card import resolve
 
@@ -37,17 +40,39 @@ class Problem:
 
 
 @dataclass
+class Covered:
+    """How much a mask covers of the picture, of an edit and of others that have the same."""
+
+    edit: str
+    percent: float
+    edits: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("edit", "percent", "edits")}
+
+
+@dataclass
 class Checked:
-    """A manifest that was looked at: how many edits are right by themselves, and what is wrong."""
+    """A manifest that was looked at: how many edits are right by themselves, what is wrong, what
+    may be meant otherwise, and how much each mask covers."""
 
     path: Path
     edits: int
     problems: list[Problem]
+    warnings: list[Problem] = field(default_factory=list)
+    masks: dict[Any, Covered] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Version 1 of what `msbd validate -o json` prints."""
         problems = [problem.to_json() for problem in self.problems]
-        return {"version": 1, "kind": "validate", "edits": self.edits, "problems": problems}
+        return {
+            "version": 1,
+            "kind": "validate",
+            "edits": self.edits,
+            "problems": problems,
+            "warnings": [warning.to_json() for warning in self.warnings],
+            "masks": [mask.to_json() for mask in self.masks.values()],
+        }
 
 
 def validate(path: Path, *, anywhere: bool = False) -> Checked:
@@ -57,8 +82,9 @@ def validate(path: Path, *, anywhere: bool = False) -> Checked:
         manifest = read_manifest(path, anywhere=anywhere, tell=wrong.append)
     except ManifestError as error:  # nothing of it can be understood
         return Checked(path, 0, [*map(_said, wrong), Problem(str(error), str(path))])
-    problems = [*map(_said, wrong), *_of_models(manifest), *_of_files(manifest)]
-    return Checked(path, len(manifest.edits), problems)
+    checked = Checked(path, len(manifest.edits), [*map(_said, wrong), *_of_models(manifest)])
+    _look_at_files(manifest, checked)
+    return checked
 
 
 def _said(error: ManifestError) -> Problem:
@@ -76,10 +102,10 @@ def _of_models(manifest: Manifest) -> Iterator[Problem]:
         yield Problem(f"{manifest.path}: models: {error}", str(manifest.path), None, "models")
 
 
-def _of_files(manifest: Manifest) -> Iterator[Problem]:
+def _look_at_files(manifest: Manifest, checked: Checked) -> None:
     """What is wrong with the pictures, masks and outputs of edits that are right by themselves."""
     assert isinstance(manifest.edits, Listed)
-    heads, right = heads_of(manifest.edits), None
+    heads = heads_of(manifest.edits)
     for each in manifest.edits.located():
         spec = each.spec
         if spec.id in heads:
@@ -90,13 +116,26 @@ def _of_files(manifest: Manifest) -> Iterator[Problem]:
         try:
             picture = Picture.open(spec.image)
             key = "mask"
-            if (spec.image, spec.mask) != right:  # those of a matrix are looked at once
-                mask_of(spec, picture)
-                right = spec.image, spec.mask
+            for note in _look_at_mask(spec, picture, checked):
+                checked.warnings.append(_problem(each, key, note))
             key = "in_place" if spec.in_place else "output"
             check_edit(spec, target_of(spec, open_files(manifest.path.parent), picture), picture)
         except (MsbdError, OSError) as error:
-            yield _problem(each, key, str(error))
+            checked.problems.append(_problem(each, key, str(error)))
+
+
+def _look_at_mask(spec: EditSpec, picture: Picture, checked: Checked) -> tuple[str, ...]:
+    """What may be wrong with an edit's mask. One that many edits have is read and told of once, as
+    long as their pictures are alike."""
+    named = (spec.image, spec.mask) if any(map(is_outlines, mask_files(spec.mask))) else spec.mask
+    key = named, picture.size, picture.orientation
+    found = checked.masks.get(key)
+    if found is None:
+        looked = look_at_mask(spec.mask, picture)
+        checked.masks[key] = Covered(spec.id, looked.percent)
+        return looked.notes
+    found.edits += 1
+    return ()
 
 
 def _problem(each: Located, key: str, message: str) -> Problem:

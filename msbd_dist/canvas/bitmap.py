@@ -22,11 +22,13 @@ _EMPTY, _FULL = -2, -1  # in the index; from 0 on it says where a block is kept
 
 
 class Bitmap:
-    """Pixels that are True or False. ``bbox`` holds every True one, and is None without any."""
+    """Pixels that are True or False, ``count`` of them True; ``bbox`` holds every True one, and is
+    None without any."""
 
     def __init__(self, size: Size, strips: Iterable[tuple[int, NDArray[np.bool_]]]) -> None:
         """``strips`` go from top to bottom without a gap and may be of any height."""
         self.size = size
+        self.count = 0  # of True pixels
         across = -(-size.width // BLOCK)
         self._index = np.full((-(-size.height // BLOCK), across), _EMPTY, np.int64)
         self._kept = bytearray()  # one for all: small arrays between strips would hold the heap
@@ -109,6 +111,7 @@ class Bitmap:
         across = self._index.shape[1]
         blocks = band.reshape(BLOCK, across, BLOCK // 8).swapaxes(0, 1)
         counts = np.bitwise_count(blocks).sum(axis=(1, 2), dtype=np.int64)
+        self.count += int(counts.sum())
         height = min(BLOCK, self.size.height - row * BLOCK)
         widths = np.minimum(BLOCK, self.size.width - np.arange(across) * BLOCK)
         self._index[row] = np.where(counts == 0, _EMPTY, _FULL)

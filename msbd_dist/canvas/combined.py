@@ -1,6 +1,7 @@
 """Masks made of masks: united, turned inside out, grown.
 
     make_mask(spec, picture)    the Mask of an edit, whatever it is made from
+    look_at_mask(spec, picture) the same, with what may be wrong with it
     mask_digest(spec)           names what it is made from
 
 Nothing is computed before a window is asked for, and what a window shows does not depend on where
@@ -12,29 +13,68 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
+from math import ceil, sqrt
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msbd_dist.canvas.images import Picture
-from msbd_dist.canvas.masks import Bools, Mask, read_mask
+from msbd_dist.canvas.masks import Bools, Mask, drawn_share, read_mask, scale_mask
 from msbd_dist.canvas.outlines import is_outlines, read_outlines
 from msbd_dist.canvas.places import content_digest
 from msbd_dist.canvas.shapes import Shapes
-from msbd_dist.core.geometry import Box, Size
-from msbd_dist.core.spec import Combined, Drawn, MaskSpec
+from msbd_dist.core.geometry import Box, Rect, Size
+from msbd_dist.core.spec import Combined, Drawn, MaskSpec, mask_files
 from msbd_dist.errors import MaskError
 
 _TILE = Size(1024, 1024)  # pixels that are looked at together
+_COUNTED = 1 << 22  # pixels of a grown mask that are counted one by one
+_MOST = 0.8  # of a picture, from which on a mask may be meant the other way round
 
 
-def make_mask(spec: MaskSpec, picture: Picture) -> Mask:
-    """A mask of a picture, from its files and shapes.
+@dataclass(frozen=True)
+class Looked:
+    """A mask, and a line for each thing that may be meant otherwise."""
+
+    mask: Mask
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def percent(self) -> float:
+        """How much of the picture it covers."""
+        return round(100 * self.mask.share, 2)
+
+
+def look_at_mask(spec: MaskSpec, picture: Picture) -> Looked:
+    """A mask of a picture, from its files and shapes, with what may be wrong with it.
 
     MaskError where it, or a part of it, is empty or does not fit; ImageError for a file that can't
     be read.
     """
+    mask = make_mask(spec, picture)
+    large = mask.bbox.size.area > _MOST * mask.size.area and mask.share > _MOST
+    return Looked(mask, (_too_much(spec, mask),) if large and _is_open(spec) else ())
+
+
+def _is_open(spec: MaskSpec) -> bool:
+    """Whether a file alone says what is edited, and may be meant the other way round."""
+    return isinstance(spec, str) or (isinstance(spec, Combined) and any(map(_is_open, spec.any)))
+
+
+def _too_much(spec: MaskSpec, mask: Mask) -> str:
+    if isinstance(spec, str):
+        remedy = f"write mask: {{any: [{Path(spec).name}], invert: on}}"
+    else:
+        remedy = f"write invert: {'off' if getattr(spec, 'invert', False) else 'on'}"
+    share = f"{100 * mask.share:.1f} %"
+    name = ", ".join(Path(place).name for place in mask_files(spec))
+    return f"the mask ({name}) covers {share} of the picture; if the rest is meant, {remedy}"
+
+
+def make_mask(spec: MaskSpec, picture: Picture) -> Mask:
+    """The mask alone; errors as above."""
     if isinstance(spec, Drawn):
         return Shapes(picture.size, boxes=spec.boxes, polygons=spec.polygons)
     if isinstance(spec, str):
@@ -86,6 +126,10 @@ class United:
     def window(self, box: Box) -> Bools:
         return reduce(np.logical_or, (mask.window(box) for mask in self.masks))
 
+    @property
+    def share(self) -> float:
+        return drawn_share(self)
+
     def any(self, box: Box) -> bool:
         return any(mask.any(box) for mask in self.masks)
 
@@ -109,6 +153,10 @@ class Inverted:
     @property
     def size(self) -> Size:
         return self.mask.size
+
+    @property
+    def share(self) -> float:
+        return 1 - self.mask.share
 
     def window(self, box: Box) -> Bools:
         return ~self.mask.window(box)
@@ -163,6 +211,18 @@ class Grown:
         box = self.mask.bbox.grown(self.pixels).intersection(Box.of(self.size))
         assert box is not None
         return box
+
+    @property
+    def share(self) -> float:
+        """Where the box is large, as if the mask were drawn in larger pixels."""
+        box = self.bbox
+        step = ceil(sqrt(box.size.area / _COUNTED))
+        if step == 1:
+            return drawn_share(self)
+        size = Size(-(-box.height // step), -(-box.width // step))
+        coarse = scale_mask(self.mask.window, Rect(box.y0, box.x0, box.y1, box.x1), size)
+        near = _within(coarse, round(self.pixels / step), Box.of(size))
+        return float(near.mean()) * box.size.area / self.size.area
 
     def window(self, box: Box) -> Bools:
         out = np.zeros(box.size.shape, np.bool_)

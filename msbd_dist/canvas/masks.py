@@ -35,6 +35,8 @@ _LUMA_SUM = 10_000
 _SLACK = 1e-6  # an edge that is an integer but for rounding stays where it is
 _STRIP = 1 << 25  # samples of a file that are read together, in 256 rows at most
 _ROWS = 1 << 19  # and that are looked at together
+_BAND = 1 << 24  # pixels of a mask that are counted together
+_LARGE = 1 << 26  # pixels of a picture from which on they are not
 _TILE = 1448  # pixels along each edge of what is scaled together: 2 million at most
 
 
@@ -46,6 +48,11 @@ class Mask(Protocol):
 
     @property
     def bbox(self) -> Box: ...
+
+    @property
+    def share(self) -> float:
+        """How much of the picture may change, 0 to 1; about, where it is very large."""
+        ...
 
     def window(self, box: Box) -> Bools:
         """The mask in a box inside the picture: (h, w), True = edit."""
@@ -80,6 +87,13 @@ def read_mask(path: Path | str, picture: Picture) -> Mask:
             "paint the part to edit white"
         )
     return _fit(_turned(_Stored(stored), source.orientation), source, picture)
+
+
+def drawn_share(mask: Mask) -> float:
+    """A mask's share of its picture, by looking at all of its box."""
+    box = mask.bbox
+    bands = box.tiles(Size(max(1, _BAND // box.width), box.width))
+    return sum(int(np.count_nonzero(mask.window(band))) for band in bands) / mask.size.area
 
 
 def scale_mask(read: Read, rect: Rect, size: Size) -> Bools:
@@ -165,6 +179,10 @@ class _Stored:
         assert self.bitmap.bbox is not None
         return self.bitmap.bbox
 
+    @property
+    def share(self) -> float:
+        return self.bitmap.count / self.size.area
+
     def window(self, box: Box) -> Bools:
         return self.bitmap.window(box)
 
@@ -201,6 +219,10 @@ class _Turned:
         xs = np.broadcast_to(np.arange(width), (height, width))
         upright = turn_stored(ys, self.orientation), turn_stored(xs, self.orientation)
         return _moved(self.stored.bbox, upright)
+
+    @property
+    def share(self) -> float:
+        return self.stored.share
 
     def window(self, box: Box) -> Bools:
         turned = turn_upright(self.stored.window(_moved(box, self._places)), self.orientation)
@@ -290,6 +312,10 @@ class _Resized:
         under = self.mask.bbox
         ys, xs = rows.meeting(under.y0, under.y1), columns.meeting(under.x0, under.x1)
         return Box(ys.start, xs.start, ys.stop, xs.stop)
+
+    @property
+    def share(self) -> float:
+        return self.mask.share if self.size.area > _LARGE else drawn_share(self)
 
     def window(self, box: Box) -> Bools:
         ys, xs = box.slices

@@ -16,6 +16,7 @@ from functools import cached_property, reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from msbd_dist.canvas.masks import drawn_share
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import MaskError
 
@@ -66,6 +67,11 @@ class Shapes:
         for shape, part in self._met(box):
             out[part.relative_to(box).slices] |= shape.drawn(part)
         return out
+
+    @property
+    def share(self) -> float:
+        """How much of the picture may change, 0 to 1."""
+        return drawn_share(self)
 
     def any(self, box: Box) -> bool:
         """Is any pixel of a box inside the picture True?"""

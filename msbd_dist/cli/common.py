@@ -110,6 +110,11 @@ def wants_json(output: str) -> bool:
     return output == "json"
 
 
+def percent(value: float) -> str:
+    """A share as people read it."""
+    return "less than 0.1 %" if 0 <= value < 0.05 else f"{value:.1f} %"
+
+
 def emit(kind: str, values: dict[str, Any]) -> None:
     """A document on stdout. Its ``version`` goes up when a key goes or changes its meaning."""
     text = json.dumps({"version": 1, "kind": kind, **values}, indent=1)

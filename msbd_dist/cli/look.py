@@ -27,6 +27,7 @@ from msbd_dist.cli.common import (
     load_manifest,
     model_spec,
     out_console,
+    percent,
     wants_json,
 )
 from msbd_dist.cli.progress import duration, in_a_line, picture
@@ -76,7 +77,7 @@ def plan(
     problems: list[dict[str, str]] = []
     for spec in loaded.settled():
         try:
-            found, image, written = plan_and_check(spec, card)
+            found, image, looked, written = plan_and_check(spec, card)
         except MsbdError as error:
             problems.append({"id": spec.id, "error": str(error)})
             console.print(f"{spec.id}: {error}", style="red", markup=False, highlight=False)
@@ -84,11 +85,17 @@ def plan(
         plans.append(found)
         if as_json:
             seconds = None if pace is None else round(pace.of(found), 1)
-            edits.append({"id": spec.id, **_plan_json(found), "worker_seconds": seconds})
+            of_mask = {"mask_percent": looked.percent, "warnings": list(looked.notes)}
+            edits.append({"id": spec.id, **_plan_json(found), **of_mask, "worker_seconds": seconds})
             continue
         out_console.print(f"\n{spec.id}  {image.format}", style="bold", markup=False)
         _print_plan(found)
+        text = f"the mask covers {percent(looked.percent)} of the picture"
+        out_console.print(text, markup=False, highlight=False)
         out_console.print(written, markup=False, highlight=False)
+        for note in looked.notes:
+            text = f"warning: {spec.id}: {note}"
+            console.print(text, style="yellow", markup=False, highlight=False)
     total: dict[str, Any] = {
         "edits": len(plans),
         "denoiser_calls": sum(p.denoiser_calls(s) for p in plans for s in p.stages),

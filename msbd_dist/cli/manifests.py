@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from msbd_dist.cli.common import AllowAnywhere, console, out_console
+from msbd_dist.cli.common import AllowAnywhere, console, out_console, percent
 from msbd_dist.errors import InputError
+
+SHOWN = 50  # masks whose share is printed
 
 
 def validate(
@@ -20,7 +23,8 @@ def validate(
 ) -> None:
     """Check a manifest: every key, and that its files are there, can be read and fit. Runs nothing.
 
-    Prints a line for each problem. Exit code: 0 all is right, 2 something is wrong.
+    Prints a line for each problem, and to stderr what may be meant otherwise and how much masks
+    cover. Exit code: 0 all is right, 2 something is wrong.
 
     Example: msbd validate jobs/demo.yaml
     """
@@ -33,6 +37,15 @@ def validate(
         sys.stdout.write(json.dumps(checked.to_json(), indent=1) + "\n")
     for problem in checked.problems if output == "text" else ():
         out_console.print(problem.message, markup=False, highlight=False)
+    for warning in checked.warnings if output == "text" else ():
+        console.print(f"warning: {warning.message}", style="yellow", markup=False, highlight=False)
+    for covered in islice(checked.masks.values(), SHOWN) if output == "text" else ():
+        more = f" (and of {covered.edits - 1:,} more)" if covered.edits > 1 else ""
+        text = f"{covered.edit}: the mask{more} covers {percent(covered.percent)} of the picture"
+        console.print(text, markup=False, highlight=False)
+    if len(checked.masks) > SHOWN and output == "text":
+        more = f"and {len(checked.masks) - SHOWN:,} more masks; -o json has all"
+        console.print(more, markup=False, highlight=False)
     count = len(checked.problems)
     end = "nothing is wrong" if not count else f"{count} problem{'s' * (count != 1)}"
     text = f"{manifest}: {checked.edits} edit{'s' * (checked.edits != 1)}, {end}"

@@ -68,7 +68,9 @@ def test_a_right_manifest_is_right(tmp_path: Path, msbd: Msbd) -> None:
     assert "1 edit, nothing is wrong" in err
     code, out, _ = msbd("validate", path, "-o", "json")
     assert code == 0
-    assert json.loads(out) == {"version": 1, "kind": "validate", "edits": 1, "problems": []}
+    found = json.loads(out)
+    assert (found["version"], found["kind"], found["edits"]) == (1, "validate", 1)
+    assert found["problems"] == []
 
 
 def test_every_problem_has_a_line(tmp_path: Path, msbd: Msbd) -> None:
@@ -117,6 +119,39 @@ def test_every_problem_has_a_line(tmp_path: Path, msbd: Msbd) -> None:
     assert [one["edit"] for one in found] == [None, "e0", "e1", "e2", "e3", "e5", "e6", "e7"]
     assert found[1]["key"] == "edits[0].image"
     assert found[1]["line"] == int(found[1]["message"].split(":")[1])
+
+
+def test_how_much_masks_cover_is_said_and_asked_about(tmp_path: Path, msbd: Msbd) -> None:
+    drawn(tmp_path / "i.png")
+    drawn(tmp_path / "j.png")
+    drawn(tmp_path / "m.png", mode="L")
+    path = manifest(
+        tmp_path,
+        {"image": "i.png", "mask": "m.png"},
+        {"image": "i.png", "mask": [0, 0, 40, 15]},
+        {"image": "j.png", "mask": "m.png"},
+    )
+    code, out, err = msbd("validate", path)
+    assert (code, out) == (0, "")
+    assert "e0: the mask (and of 1 more) covers 100.0 % of the picture" in err
+    assert "e1: the mask covers 12.5 % of the picture" in err
+    assert err.count("warning: ") == 1
+    assert f"warning: {path}:" in err
+    assert "if the rest is meant, write mask: {any: [m.png], invert: on}" in err
+    found = json.loads(msbd("validate", path, "-o", "json")[1])
+    assert found["masks"] == [
+        {"edit": "e0", "percent": 100.0, "edits": 2},
+        {"edit": "e1", "percent": 12.5, "edits": 1},
+    ]
+    assert [one["edit"] for one in found["warnings"]] == ["e0"]
+
+    code, out, err = msbd("plan", path)
+    assert code == 0
+    assert out.count("the mask covers 100.0 % of the picture") == 2
+    assert "warning: e2: the mask (m.png) covers 100.0 %" in err
+    edits = json.loads(msbd("plan", path, "-o", "json")[1])["edits"]
+    assert [one["mask_percent"] for one in edits] == [100.0, 12.5, 100.0]
+    assert [len(one["warnings"]) for one in edits] == [1, 0, 1]
 
 
 def test_a_manifest_that_can_not_be_read_is_one_problem(tmp_path: Path, msbd: Msbd) -> None:

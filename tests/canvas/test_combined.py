@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from msbd_dist.canvas import combined
-from msbd_dist.canvas.combined import Grown, Inverted, United, make_mask, mask_digest
+from msbd_dist.canvas.combined import Grown, Inverted, United, look_at_mask, make_mask, mask_digest
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.masks import Mask
 from msbd_dist.core.geometry import Box, Size
@@ -38,6 +38,10 @@ class Whole:
     def bbox(self) -> Box:
         ys, xs = np.nonzero(self.pixels)
         return Box(int(ys.min()), int(xs.min()), int(ys.max()) + 1, int(xs.max()) + 1)
+
+    @property
+    def share(self) -> float:
+        return float(self.pixels.mean())
 
     def window(self, box: Box) -> np.ndarray:
         return self.pixels[box.slices]
@@ -77,6 +81,7 @@ def check(found: Mask, wanted: np.ndarray, box: Box) -> None:
     whole = Whole(wanted)
     assert found.size == whole.size
     assert found.bbox == whole.bbox
+    assert found.share == pytest.approx(whole.share)
     assert np.array_equal(found.window(Box.of(found.size)), wanted)
     assert np.array_equal(found.window(box), wanted[box.slices])
     assert found.any(box) == whole.any(box)
@@ -230,3 +235,19 @@ def test_a_mask_grown_far_takes_little_memory() -> None:
     assert not found[:100].any()
     assert found[100].sum() == 1
     assert mask.bbox == Box(19_000, 19_000, 21_001, 21_001)
+    assert mask.share == pytest.approx(np.pi * 1000**2 / 40_000**2, rel=0.01)
+
+
+def test_a_file_that_covers_nearly_all_is_asked_about(tmp_path: Path, picture: Picture) -> None:
+    most, rest = saved(tmp_path / "most.png", Box(0, 0, 40, 50)), "covers 83.3 % of the picture"
+    looked = look_at_mask(most, picture)
+    assert looked.percent == 83.33
+    assert looked.notes == (
+        f"the mask (most.png) {rest}; if the rest is meant, write mask: "
+        "{any: [most.png], invert: on}",
+    )
+    few = saved(tmp_path / "few.png", Box(0, 0, 40, 10))
+    (note,) = look_at_mask(Combined(any=(few,), invert=True), picture).notes
+    assert "write invert: off" in note
+    for plain in (few, Combined(any=(most,), invert=True), Drawn(boxes=((0, 0, 60, 40),))):
+        assert look_at_mask(plain, picture).notes == ()

@@ -263,6 +263,7 @@ def test_a_pixel_is_edit_where_any_of_the_mask_lies_under_it(
     assert agrees(found, np.array(wanted), Box(3, 5, want - 2, want - 1))
     assert agrees(found, np.array(wanted), Box.of(found.size))
     assert found.bbox == bbox_of(np.array(wanted))
+    assert found.share == np.mean(wanted)
 
 
 @pytest.mark.parametrize(
@@ -320,6 +321,7 @@ def test_windows_are_those_of_the_whole_mask_at_any_size_and_turn(
     found = read_mask(path, picture)
     assert found.size == picture.size
     assert found.bbox == bbox_of(wanted)
+    assert found.share == wanted.mean()
     for box in (Box.of(picture.size), data.draw(boxes_in(picture.size))):
         assert agrees(found, wanted, box)
 

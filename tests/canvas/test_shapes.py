@@ -118,6 +118,7 @@ def test_a_window_shows_what_the_whole_shows(polygons: Any, data: Any) -> None:
     mask = whole(shapes)
     ys, xs = np.nonzero(mask)
     assert shapes.bbox == Box(ys.min(), xs.min(), ys.max() + 1, xs.max() + 1)
+    assert shapes.share == mask.mean()
     y0, x0 = data.draw(st.integers(0, 39)), data.draw(st.integers(0, 49))
     y1, x1 = data.draw(st.integers(y0 + 1, 40)), data.draw(st.integers(x0 + 1, 50))
     box = Box(y0, x0, y1, x1)
