@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
+from difflib import get_close_matches
 from functools import cache
 from types import GenericAlias
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import pydantic
 from pydantic import (
@@ -33,6 +34,7 @@ from msbd_dist.core.spec import (
     Device,
     Drawn,
     EditSpec,
+    LossName,
     MaskSpec,
     Method,
     ModelSpec,
@@ -67,6 +69,26 @@ def _switch(value: Any) -> Any:
     return {"on": True, "off": False}.get(value, value) if isinstance(value, str) else value
 
 
+def _losses(value: Any) -> Any:
+    """On, off, or the names in a list, or in a text with commas: ``iptc, second picture``."""
+    value = _switch(value)
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(dict.fromkeys(_loss(name) for name in value))
+
+
+def _loss(given: Any) -> str:
+    known = get_args(LossName)
+    name = re.sub(r"[\s_]+", "-", str(given).strip().lower())
+    if name in known:
+        return name
+    near = get_close_matches(name, known, n=1)
+    hint = f"; {given!r:.40} is perhaps {near[0]}" if near else ""
+    raise ValueError(f"on, off, or a list of {', '.join(known)}{hint}")
+
+
 def _text_of(kind: type) -> BeforeValidator:
     """What YAML takes for a number is text where text is wanted: 7 as an id, 0.5 as a version."""
     return BeforeValidator(lambda value: str(value) if type(value) is kind else value)
@@ -86,6 +108,10 @@ def _positive(box: list[float]) -> list[float]:
 
 Switch = Annotated[
     bool, BeforeValidator(_switch, json_schema_input_type=bool | Literal["on", "off"])
+]
+Losses = Annotated[
+    bool | tuple[LossName, ...],
+    BeforeValidator(_losses, json_schema_input_type=bool | Literal["on", "off"] | list[LossName]),
 ]
 Id = Annotated[
     str,
@@ -173,6 +199,7 @@ _SPECIAL: dict[str, Any] = {
     "image": Image,
     "mask": Mask,
     "ome_zarr": OmeZarr,
+    "allow_loss": Losses,
     "device": Device,
 }
 

@@ -215,7 +215,8 @@ def commands(edit: Edit, run: RunRecord) -> Iterable[list[str]]:
         words += ["--seed", str(edit.record.seed)]
         if spec.negative_prompt:
             words += ["--negative-prompt", spec.negative_prompt]
-        words += ["--allow-loss"] * spec.allow_loss
+        if spec.allow_loss:
+            words.append(f"--allow-loss={loss_names(spec.allow_loss)}")
         for option in fields(Method):
             value = getattr(spec.method, option.name)
             if value != option.default:
@@ -226,6 +227,11 @@ def commands(edit: Edit, run: RunRecord) -> Iterable[list[str]]:
         place = run.manifest if is_url(run.manifest) else str(manifest.absolute())
         yield ["msbd", "run", place, "--out", f"{out}-again", *chosen]
     yield ["msbd", "verify", out, edit.id]
+
+
+def loss_names(allowed: bool | tuple[str, ...]) -> str:
+    """What `--allow-loss` takes."""
+    return ",".join(allowed) if isinstance(allowed, tuple) else "on"
 
 
 # ---------------------------------------------------------------- pages

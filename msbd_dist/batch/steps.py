@@ -252,7 +252,8 @@ def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
             f"{free / 1e9:.1f} GB are free; save it as a tiled TIFF or an OME-Zarr, and write one"
         )
     if lost := losses(picture, target, how):
-        log.warning("edit %s: not kept in %s: %s", spec.id, target, ", ".join(lost))
+        words = ", ".join(map(str, lost))
+        log.warning("edit %s: not kept in %s: %s", spec.id, target, words)
 
 
 def require_room(edits: Iterable[Edit]) -> None:

@@ -32,12 +32,12 @@ from msbd_dist.canvas.files import sync_folder
 from msbd_dist.canvas.images import Picture, from_float, width_x_height
 from msbd_dist.canvas.ome import OmeReader
 from msbd_dist.canvas.places import stored_bytes
-from msbd_dist.canvas.reader import Samples
+from msbd_dist.canvas.reader import LOSSES, Loss, Samples
 from msbd_dist.canvas.tiff import TiffReader
 from msbd_dist.canvas.tiff_tags import add_exif
 from msbd_dist.canvas.vips import Streamed, reason, strip_rows
 from msbd_dist.core.geometry import Box, Size
-from msbd_dist.core.spec import OmeVersion, TiffWay, Verify
+from msbd_dist.core.spec import LossName, OmeVersion, TiffWay, Verify
 from msbd_dist.errors import ImageError, RunError, StoreError
 
 Kind = Literal["PNG", "TIFF", "WebP", "JPEG", "OME-Zarr", "DeepZoom"]
@@ -77,7 +77,11 @@ class How:
 
     tiff: TiffWay = "auto"
     ome_zarr: OmeVersion | None = None
-    allow_loss: bool = False
+    allow_loss: bool | tuple[LossName, ...] = False
+
+    def allows(self, loss: Loss) -> bool:
+        named = () if isinstance(self.allow_loss, bool) else self.allow_loss
+        return self.allow_loss is True or not loss.matters or loss.name in named
 
 
 class Masked(Protocol):
@@ -189,23 +193,26 @@ def kind_of(target: Path | str) -> Kind:
     return kind
 
 
-def losses(picture: Picture, target: Path | str, how: How) -> list[str]:
-    """What a target doesn't keep, in words: ``EXIF``, ``16 bits``; nothing where it is a copy."""
+def losses(picture: Picture, target: Path | str, how: How) -> list[Loss]:
+    """What a target doesn't keep: EXIF, 16 bits ...; nothing where it is a copy."""
     kind = kind_of(target)
     if why_no_copy(picture, target, how) is None:
         return []
-    lost = [name for name in picture.metadata.names if name not in _HOLDS[kind]]
+    names = [name for name in picture.metadata.names if name not in _HOLDS[kind]]
+    lost = [Loss(LOSSES[name], name) for name in names]
     space = (picture.metadata.icc or b"")[16:20]
     own = b"GRAY" if picture.bands == 1 and kind != "WebP" else b"RGB "
     if space and kind != "OME-Zarr" and space != own:
-        lost.append(f"an ICC profile of other colours ({space.decode('latin1').strip()})")
+        what = f"an ICC profile of other colours ({space.decode('latin1').strip()})"
+        lost.append(Loss("icc", what))
     if kind != "PNG":
-        lost += [f"the PNG's {name} chunk" for name in picture.metadata.chunks]
+        chunks = picture.metadata.chunks
+        lost += [Loss("colours", f"the PNG's {name} chunk") for name in chunks]
     lost += picture.reader.unkept
     if kind in ("WebP", "JPEG", "DeepZoom") and picture.dtype != np.uint8:
-        lost.append("16 bits")
+        lost.append(Loss("16-bit", "16 bits"))
     if kind in _LOSSY:
-        lost += ["alpha"] * picture.has_alpha + ["exact samples"]
+        lost += [Loss("alpha", "alpha")] * picture.has_alpha + [Loss("samples", "exact samples")]
     return lost
 
 
@@ -243,11 +250,13 @@ def check_target(picture: Picture, target: Path | str, how: How) -> None:
             f"{target}: OME-Zarr can't say that {picture.path} is turned (its EXIF orientation is "
             f"{picture.orientation}); write .tif or .png"
         )
-    lost = losses(picture, target, how)
-    if lost and not how.allow_loss:
+    lost = [loss for loss in losses(picture, target, how) if not how.allows(loss)]
+    if lost:
+        names = list(dict.fromkeys(loss.name for loss in lost))
         raise ImageError(
-            f"{target}: {kind} can't keep {_listed(lost)} of {picture.path}; choose another "
-            "format, or allow it with --allow-loss (in a manifest: allow_loss: true)"
+            f"{target}: {kind} can't keep {_listed([loss.what for loss in lost])} of "
+            f"{picture.path}; choose another format, or allow it with "
+            f"--allow-loss {','.join(names)} (in a manifest: allow_loss: [{', '.join(names)}])"
         )
 
 

@@ -40,7 +40,7 @@ from zarr.errors import ContainsArrayError
 from zarr.storage import WrapperStore
 
 from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors, sync_folder
-from msbd_dist.canvas.reader import Metadata, Samples
+from msbd_dist.canvas.reader import Loss, Metadata, Samples
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError, MsbdError, RunError
 
@@ -215,7 +215,7 @@ class OmeReader:
         self.kind: str = node.kind
         self.size = first.size
         self.dtype: np.dtype[np.uint8 | np.uint16] = np.dtype(first.array.dtype.newbyteorder("="))
-        self.unkept: tuple[str, ...] = ()
+        self.unkept: tuple[Loss, ...] = ()
         self._first = first
 
     @classmethod

@@ -15,9 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msbd_dist.core.geometry import Box, Size
+from msbd_dist.core.spec import LossName
 
 Samples: TypeAlias = NDArray[np.uint8 | np.uint16]
 """A picture's integers: uint8 in 0..255 or uint16 in 0..65535."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Something that a picture has and a written file would lack."""
+
+    name: LossName  # by which it is allowed
+    what: str  # for people
+    matters: bool = True  # else it is only said
+
+    def __str__(self) -> str:
+        return self.what
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,13 @@ class Metadata:
             found.append("text")
         return (*found, *self.others)
 
+
+LOSSES: dict[str, LossName] = {
+    "ICC profile": "icc", "EXIF": "exif", "XMP": "xmp", "IPTC": "iptc",
+    "Photoshop resources": "photoshop", "description": "description", "text": "text",
+    "labels": "labels",
+}  # fmt: skip
+"""`Metadata.names` -> how their loss is allowed."""
 
 _FIELDS = {
     "IPTC": "iptc-data",
@@ -94,8 +114,8 @@ class Reader(Protocol):
     def metadata(self) -> Metadata: ...
 
     @property
-    def unkept(self) -> tuple[str, ...]:
-        """What the file holds and no written file can."""
+    def unkept(self) -> tuple[Loss, ...]:
+        """What the file holds and no new file does."""
         ...
 
     def window(self, box: Box) -> Samples:

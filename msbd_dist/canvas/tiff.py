@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import TiffTags as TagNames
 
-from msbd_dist.canvas.reader import Metadata, Samples
+from msbd_dist.canvas.reader import Loss, Metadata, Samples
 from msbd_dist.canvas.tiff_tags import (
     EXIF,
     GPS,
@@ -535,11 +535,12 @@ class TiffReader:
         self._segments = Segments(low)
         self.metadata, exif_lost = _metadata(page)
         unkept = [*exif_lost]
-        unkept += [_tag_name(c) for c in sorted(entries.keys() - _KEPT - NAMES - {EXIF, GPS})]
+        unkept += [tag_loss(c) for c in sorted(entries.keys() - _KEPT - NAMES - {EXIF, GPS})]
         if self.has_alpha and not page.extra:
-            unkept.append("the meaning of the extra channel, which becomes alpha")
+            unkept.append(EXTRA_CHANNEL)
         if pictures:
-            unkept.append(f"{pictures} other pictures (label, overview)")
+            what = f"{pictures} other pictures (label, overview)"
+            unkept.append(Loss("second-picture", what))
         self.unkept = tuple(unkept)
 
     @classmethod
@@ -675,14 +676,14 @@ def _orientation(tags: Tags, page: Directory) -> int:
     return value if 1 <= value <= 8 else 1
 
 
-def _metadata(page: Page) -> tuple[Metadata, list[str]]:
+def _metadata(page: Page) -> tuple[Metadata, list[Loss]]:
     """What the page holds besides samples, and the names of what can't be read of it."""
     tags, entries = page.tags, page.directory.entries
-    lost = []
+    lost: list[Loss] = []
     try:
         exif = exif_of(tags, page.directory)
     except Damaged:
-        exif, lost = None, ["EXIF that is damaged"]
+        exif, lost = None, [Loss("exif", "EXIF that is damaged")]
     unit = int(tags.integers(entries[296])[0]) if 296 in entries else 2
     x, y = (tags.ratio(entries[c]) if c in entries else 0.0 for c in (282, 283))
     known = unit in _UNITS and x > 0 and y > 0
@@ -710,6 +711,10 @@ def _fields(page: Page) -> dict[str, str | bytes]:
     return found
 
 
-def _tag_name(code: int) -> str:
+EXTRA_CHANNEL = Loss("extra-channel", "the meaning of the extra channel, which becomes alpha")
+
+
+def tag_loss(code: int) -> Loss:
+    """A tag that no new file has."""
     name = TagNames.lookup(code).name
-    return f"TIFF tag {code if name == 'unknown' else name}"
+    return Loss("tags", f"TIFF tag {code if name == 'unknown' else name}")

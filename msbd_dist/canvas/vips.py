@@ -22,9 +22,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyvips
-from PIL import TiffTags
 
-from msbd_dist.canvas.reader import Metadata, Samples
+from msbd_dist.canvas.reader import Loss, Metadata, Samples
+from msbd_dist.canvas.tiff import EXTRA_CHANNEL, tag_loss
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError
 
@@ -49,7 +49,7 @@ class VipsReader:
     has_alpha: bool
     orientation: int
     metadata: Metadata
-    unkept: tuple[str, ...]
+    unkept: tuple[Loss, ...]
     interlaced: bool  # or progressive: decoded as a whole
 
     random = False
@@ -230,7 +230,7 @@ _TIFF_KEPT = {  # structure, resolution, what libvips hands on, and what names t
 _TIFF_EXIF = {34665: "EXIF", 34853: "GPS"}
 
 
-def _look_at_tiff(path: Path) -> tuple[str, ...]:
+def _look_at_tiff(path: Path) -> tuple[Loss, ...]:
     """Refuse what libvips would decode to wrong samples. Returns what can't be kept of the rest."""
     tags = tiff_tags(path)
     codec, colours, extra = tags.get(259, 1), tags.get(262, 1), tags.get(338)
@@ -249,10 +249,10 @@ def _look_at_tiff(path: Path) -> tuple[str, ...]:
             f"{path}: its colours are multiplied by alpha, which can't be kept exact; "
             "save it with straight (unassociated) alpha"
         )
-    lost = [f"{_TIFF_EXIF[code]} of a TIFF" for code in _TIFF_EXIF if code in tags]
-    lost += [_tiff_name(code) for code in sorted(tags.keys() - _TIFF_KEPT - _TIFF_EXIF.keys())]
+    lost = [Loss("exif", f"{name} of a TIFF") for code, name in _TIFF_EXIF.items() if code in tags]
+    lost += [tag_loss(code) for code in sorted(tags.keys() - _TIFF_KEPT - _TIFF_EXIF.keys())]
     if extra == 0:
-        lost.append("the meaning of the extra channel, which becomes alpha")
+        lost.append(EXTRA_CHANNEL)
     return tuple(lost)
 
 
@@ -260,11 +260,6 @@ def expands(path: Path) -> bool:
     """Whether a TIFF has a palette, or fewer than 8 bits: libvips makes 8-bit colours of them."""
     tags = tiff_tags(path)
     return tags.get(262) == 3 or tags.get(258, 1) in (1, 2, 4)
-
-
-def _tiff_name(code: int) -> str:
-    name = TiffTags.lookup(code).name
-    return f"TIFF tag {code if name == 'unknown' else name}"
 
 
 def tiff_tags(path: Path) -> dict[int, int]:

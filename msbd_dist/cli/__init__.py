@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from msbd_dist.cli import jobs, look, manifests, models, upkeep, work
-from msbd_dist.cli.common import fail
+from msbd_dist.cli.common import fail, spelled_out
 from msbd_dist.errors import MsbdError
 
 app = typer.Typer(
@@ -58,7 +58,7 @@ def main() -> NoReturn:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("pyvips").setLevel(logging.ERROR)  # what it warns of, we raise
     try:
-        code = app(standalone_mode=False) or 0
+        code = app(spelled_out(sys.argv[1:]), standalone_mode=False) or 0
         if code == signal.SIGINT + 128:  # before there was anything to stop
             fail("interrupted; the same command continues", code)
         sys.exit(code)

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ from msbd_dist.errors import InputError
 
 if TYPE_CHECKING:
     from msbd_dist.batch.manifest import Manifest
-    from msbd_dist.core.spec import ModelSpec
+    from msbd_dist.core.spec import LossName, ModelSpec
 
 WIDE = 200  # columns where nobody looks: in a pipe
 
@@ -72,8 +72,13 @@ VerifyWhat = Annotated[
     typer.Option("--verify", help="Compare what is written with what it is of: sample, full, off."),
 ]
 AllowLoss = Annotated[
-    bool,
-    typer.Option("--allow-loss", help="Write formats that can't hold all that an image has."),
+    str | None,
+    typer.Option(
+        "--allow-loss",
+        metavar="[NAMES]",
+        help="Write formats that can't hold all that an image has; or only without what is named, "
+        "e.g. iptc,comment.",
+    ),
 ]
 ExecutorChoice = Annotated[
     str | None, typer.Option("--executor", help="ray or serial; default: as it was started.")
@@ -124,7 +129,7 @@ def emit(kind: str, values: dict[str, Any]) -> None:
 def load_manifest(
     path: Path,
     models: str | None,
-    allow_loss: bool,
+    allow_loss: str | None,
     *,
     anywhere: bool = False,
     **overrides: str | None,
@@ -136,7 +141,34 @@ def load_manifest(
     loaded = read_manifest(path, anywhere=anywhere)
     given = {k: v for k, v in {"family": models, **overrides}.items() if v is not None}
     spec = located_models(replace(loaded.models, **given), Path.cwd()) if given else None
-    return loaded.with_(models=spec, changes={"allow_loss": True} if allow_loss else None)
+    changes = {"allow_loss": allowed(allow_loss)} if allow_loss else None
+    return loaded.with_(models=spec, changes=changes)
+
+
+def allowed(text: str | None) -> bool | tuple[LossName, ...]:
+    """What --allow-loss says. ManifestError for a name that nobody knows."""
+    from msbd_dist.batch.documents import Place
+    from msbd_dist.batch.keys import LineKeys, given
+
+    values = {"allow_loss": text or "off"}
+    found: bool | tuple[LossName, ...] = given(values, LineKeys, Place(None, {}))["allow_loss"]
+    return found
+
+
+def spelled_out(arguments: list[str]) -> list[str]:
+    """``--allow-loss`` may stand alone, and then allows everything."""
+    found = []
+    for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        alone = word == "--allow-loss" and not _names_losses(after)
+        found.append("--allow-loss=on" if alone else word)
+    return found
+
+
+def _names_losses(word: str) -> bool:
+    from msbd_dist.core.spec import LossName
+
+    first = word.split(",")[0].strip().lower()
+    return first in ("on", "off", *get_args(LossName)) or ("," in word and "." not in word)
 
 
 def model_spec(family: str | None, **parts: str | None) -> ModelSpec:

@@ -68,7 +68,7 @@ def submit(
     deadline: Deadline = None,
     grace: Grace = 30.0,
     verify: VerifyWhat = "sample",
-    allow_loss: AllowLoss = False,
+    allow_loss: AllowLoss = None,
     allow_anywhere: AllowAnywhere = False,
 ) -> None:
     """Run a manifest on a cluster that is elsewhere; it goes on when this machine leaves.

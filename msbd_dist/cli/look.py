@@ -46,7 +46,7 @@ def plan(
     models: Models = None,
     sr: Sr = None,
     clip: Clip = None,
-    allow_loss: AllowLoss = False,
+    allow_loss: AllowLoss = None,
     profile: Annotated[
         str | None,
         typer.Option(help="Run directory, or its profile.json, whose speed to reckon with."),

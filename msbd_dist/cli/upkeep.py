@@ -17,6 +17,7 @@ from msbd_dist.cli.common import (
     Out,
     VerifyWhat,
     Workers,
+    allowed,
     console,
     emit,
     out_console,
@@ -76,7 +77,7 @@ def export(
     file: Annotated[Path, typer.Argument(help="What to write: .png, .tif, .ome.zarr, .dzi ...")],
     tiff: Annotated[str, typer.Option(help="auto, copy, plain or pyramid.")] = "auto",
     ome_zarr: Annotated[str | None, typer.Option("--ome-zarr", help="0.4 or 0.5.")] = None,
-    allow_loss: AllowLoss = False,
+    allow_loss: AllowLoss = None,
     verify: VerifyWhat = "sample",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
@@ -90,7 +91,7 @@ def export(
     _one_of("--tiff", tiff, ("auto", "copy", "plain", "pyramid"))
     _one_of("--ome-zarr", ome_zarr or "0.5", ("0.4", "0.5"))
     _one_of("--verify", verify, ("sample", "full", "off"))
-    how: dict[str, Any] = {"tiff": tiff, "ome_zarr": ome_zarr, "allow_loss": allow_loss}
+    how: dict[str, Any] = {"tiff": tiff, "ome_zarr": ome_zarr, "allow_loss": allowed(allow_loss)}
     found = export_edit(open_files(out), edit, file, cast("Verify", verify), force=force, **how)
     text = f"{file} ({found.compared:,} of {found.pixels:,} pixels compared)"
     out_console.print(text, markup=False, highlight=False)

@@ -66,7 +66,7 @@ def edit(
     clip: Clip = None,
     device: Device = None,
     verify: VerifyWhat = "sample",
-    allow_loss: AllowLoss = False,
+    allow_loss: AllowLoss = None,
     settings: Settings = None,
 ) -> None:
     """Edit one picture.
@@ -85,7 +85,7 @@ def edit(
         margin=margin,
         negative_prompt=negative_prompt,
         settings=settings or [],
-        allow_loss=allow_loss,
+        allow_loss=allow_loss or False,
     )
     out = workspace_of(manifest)
     result = _run(
@@ -127,7 +127,7 @@ def run(
     deadline: Deadline = None,
     grace: Grace = 30.0,
     verify: VerifyWhat = "sample",
-    allow_loss: AllowLoss = False,
+    allow_loss: AllowLoss = None,
     allow_anywhere: AllowAnywhere = False,
     every: Every = EVERY,
 ) -> None:

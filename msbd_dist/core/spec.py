@@ -24,6 +24,31 @@ Stages = Literal["multi", "segments"]
 NoiseOf = Literal["canvas", "segment"]
 TiffWay = Literal["auto", "copy", "plain", "pyramid"]
 OmeVersion = Literal["0.4", "0.5"]
+LossName = Literal[
+    "samples",
+    "16-bit",
+    "alpha",
+    "colours",
+    "icc",
+    "exif",
+    "xmp",
+    "iptc",
+    "photoshop",
+    "comment",
+    "description",
+    "text",
+    "thumbnail",
+    "second-picture",
+    "gain-map",
+    "video",
+    "c2pa",
+    "thermal",
+    "geo",
+    "tags",
+    "extra-channel",
+    "labels",
+    "other",
+]  # what a picture may have and a written file may lack
 Verify = Literal["sample", "full", "off"]  # how much of what was written is compared
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -336,8 +361,11 @@ class EditSpec:
     ome_zarr: OmeVersion | None = field(
         default=None, metadata=_about("of a new `.ome.zarr`; without, the image's")
     )
-    allow_loss: bool = field(
-        default=False, metadata=_about("write formats that can't hold all that the image has")
+    allow_loss: bool | tuple[LossName, ...] = field(
+        default=False,
+        metadata=_about(
+            "write formats that can't hold all that the image has; or a list of what may be lost"
+        ),
     )
     in_place: bool = field(default=False, metadata=_about("change the image itself, an OME-Zarr"))
     method: Method = field(default_factory=Method)

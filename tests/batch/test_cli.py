@@ -398,3 +398,26 @@ def test_the_api_of_three_lines(inputs: Path) -> None:
             msbd_dist.edit(image, mask, "x", output=inputs / "q.png", **wrong)  # type: ignore
     with pytest.raises(msbd_dist.InputError, match=r"none\.png"):
         msbd_dist.edit("none.png", mask, "x", output=inputs / "p.png", executor="serial")
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("run a.yaml --allow-loss", "run a.yaml --allow-loss=on"),
+        ("run --allow-loss a.yaml", "run --allow-loss=on a.yaml"),
+        ("run --allow-loss --out r", "run --allow-loss=on --out r"),
+        ("run --allow-loss iptc,comment a.yaml", "run --allow-loss iptc,comment a.yaml"),
+        ("run --allow-loss=samples a.yaml", "run --allow-loss=samples a.yaml"),
+    ],
+)
+def test_allow_loss_stands_alone_or_before_names(words: str, wanted: str) -> None:
+    assert cli.spelled_out(words.split()) == wanted.split()
+
+
+def test_a_loss_that_is_not_named_is_not_allowed(msbd: Msbd) -> None:
+    code, _, err = msbd(*edit()[:5], "out.jpg", *edit()[6:], "--allow-loss", "iptc,comment")
+    assert code == 2
+    assert "--allow-loss samples (in a manifest: allow_loss: [samples])" in err
+    code, _, err = msbd(*edit(), "--allow-loss", "iptc,commment")
+    assert code == 2
+    assert "'commment' is perhaps comment" in err

@@ -645,3 +645,26 @@ def test_a_prompt_is_text_whatever_it_holds(tmp_path: Path) -> None:
     prompt = "<script>alert(1)</script> {id} {stem} ${HOME} `ls`"
     (edit,) = read_manifest(lines(tmp_path, {**LINE, "prompt": prompt})).edits
     assert edit.prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("on", True),
+        ("off", False),
+        ("[iptc, Second picture]", ("iptc", "second-picture")),
+        ('"comment,16_bit"', ("comment", "16-bit")),
+    ],
+)
+def test_what_may_be_lost_is_said_by_name(tmp_path: Path, text: str, wanted: Any) -> None:
+    listed = GOOD.replace("}", f", output: o.png, allow_loss: {text}}}")
+    manifest = read_manifest(write(tmp_path, listed))
+    assert read_manifest(write(tmp_path, manifest_text(manifest))).edits[0].allow_loss == wanted
+    (spec,) = manifest.edits
+    assert spec.allow_loss == wanted
+
+
+def test_a_loss_that_nobody_knows_is_answered_with_the_nearest_name(tmp_path: Path) -> None:
+    text = GOOD.replace("}", ", output: o.png, allow_loss: [ipct]}")
+    with pytest.raises(ManifestError, match=r"allow_loss: .*'ipct' is perhaps iptc"):
+        read_manifest(write(tmp_path, text))

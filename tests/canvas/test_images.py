@@ -133,7 +133,7 @@ def check(picture: Picture) -> None:
 
 
 def losses(picture: Picture, suffix: str) -> list[str]:
-    return export.losses(picture, Path(f"out{suffix}"), How(tiff="plain"))
+    return [str(loss) for loss in export.losses(picture, Path(f"out{suffix}"), How(tiff="plain"))]
 
 
 def check_target(picture: Picture, target: Path) -> None:
