@@ -279,7 +279,7 @@ def denoise(model: LatentModel, pixels: int) -> Tensor:
     from msbd_dist.models.latent import Conditioning
 
     text = torch.randn(2, 1, 77, 768).to(model.parts.device, model.parts.dtype)
-    guided = model.denoiser(Conditioning(*text), guidance=FAMILY.guidance)
+    guided = model.denoiser(Conditioning(*text, text[0]), guidance=FAMILY.guidance)
     return guided(torch.randn(latent_shape(pixels)), 500)
 
 

@@ -81,7 +81,7 @@ def _swapped() -> Any:
     def change(text: Broken) -> Broken:
         def swapped(self: LatentModel, *prompts: str) -> Conditioning:
             pair = text(self, *prompts)
-            return Conditioning(pair.negative, pair.prompt)
+            return Conditioning(pair.negative, pair.prompt, pair.empty)
 
         return swapped
 
@@ -105,7 +105,9 @@ def _guidance_off() -> Any:
 
 
 def _schedule(change: Callable[[tuple[sampling.Step, ...]], Any]) -> Any:
-    return replaced(worker, "schedule", lambda real: lambda *a, **k: tuple(change(real(*a, **k))))
+    return replaced(
+        LatentModel, "schedule", lambda real: lambda *a, **k: tuple(change(real(*a, **k)))
+    )
 
 
 @fault("steps-late", "gone star choice wide", "the model is told the timestep of the next step")

@@ -61,7 +61,7 @@ from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import SR_HALO, Plan, Stage, Task
 from msbd_dist.core.reduction import Alone, Team
 from msbd_dist.core.rounds import Rounds
-from msbd_dist.core.sampling import Noise, blended_diffusion, schedule
+from msbd_dist.core.sampling import Noise, blended_diffusion
 from msbd_dist.core.threads import intra_op_threads
 from msbd_dist.core.tiling import Grid
 from msbd_dist.errors import ImageError, NonFiniteError
@@ -456,7 +456,7 @@ class TaskWorker:
             denoiser,
             z0,
             torch.from_numpy(cells).to(device) if method.blend else None,
-            schedule(latent.alphas_cumprod, stage.steps, num_calls=stage.num_calls),
+            latent.schedule(stage.steps, num_calls=stage.num_calls),
             _noise(fields, boxes, device),
             eta=method.eta,
             repaint=method.repaint if stage.index == 0 else 0,

@@ -3,7 +3,7 @@
 A model is a function ``denoiser(z, t) -> x0``: noisy latents (B, C, h, w) and an integer timestep
 in, the predicted clean latents out, float32. Noise is a function of the draw's name, so that the
 loop holds no random state. Notation: ``a`` is the cumulative alpha at a level; clean is a = 1.
-Timesteps follow Stable Diffusion's DDIM: N uniform steps are ``floor(i * 1000 / N) + 1``.
+Which timesteps N steps are is the model's to say (`Spacing`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
+from typing import Literal
 
 import torch
 
@@ -31,24 +32,64 @@ class Step:
     a_prev: float
 
 
-def timesteps(steps: int, num_train: int = 1000) -> tuple[int, ...]:
-    """Exactly ``steps`` uniform timesteps, noisiest first; 50 gives 981, 961, ... 1."""
+@dataclass(frozen=True)
+class Spacing:
+    """Where a model's steps lie among its training steps; the defaults are Stable Diffusion's.
+
+    "leading": ``floor(i * T / N) + offset``. "linspace": from the last to the first, both among
+    them. "trailing": each interval's last, so that one step starts from pure noise. "distilled":
+    the latest of the N nearly equal parts of ``original`` trailing steps, which are all that such
+    a model has learned. As in diffusers' DDIM (and LCM) schedulers, but where "leading" does not
+    divide T: there all of T is covered, which diffusers leaves out at its noisy end.
+    """
+
+    kind: Literal["leading", "linspace", "trailing", "distilled"] = "leading"
+    offset: int = 1  # of "leading"
+    to_clean: bool = False  # whether the last step ends at a = 1, else at the first training step's
+    original: int = 50  # of "distilled"
+
+
+STABLE_DIFFUSION = Spacing()
+
+
+def timesteps(
+    steps: int, num_train: int = 1000, spacing: Spacing = STABLE_DIFFUSION
+) -> tuple[int, ...]:
+    """Exactly ``steps`` timesteps, noisiest first; 50 of Stable Diffusion's are 981, 961, ... 1."""
     if not 1 <= steps <= num_train:
         raise ValueError(f"steps must be in 1..{num_train}, got {steps}")
-    grid = [i * num_train // steps for i in range(steps)]
-    offset = min(1, num_train - 1 - grid[-1])
-    return tuple(t + offset for t in reversed(grid))
+    if spacing.kind == "leading":
+        grid = [i * num_train // steps for i in range(steps)]
+        offset = min(spacing.offset, num_train - 1 - grid[-1])
+        return tuple(t + offset for t in reversed(grid))
+    if spacing.kind == "linspace":
+        ends = num_train - 1
+        return tuple(round(i * (ends / max(1, steps - 1))) for i in reversed(range(steps)))
+    trailing = _trailing(max(steps, spacing.original), num_train)
+    if spacing.kind == "trailing" or steps >= len(trailing):
+        return _trailing(steps, num_train)
+    return tuple(trailing[i * len(trailing) // steps] for i in range(steps))
+
+
+def _trailing(steps: int, num_train: int) -> tuple[int, ...]:
+    length = num_train - (num_train - num_train / steps)  # rounded as numpy's arange rounds it
+    return tuple(round(num_train - i * length) - 1 for i in range(steps))
 
 
 def schedule(
-    alphas_cumprod: torch.Tensor, steps: int, *, num_calls: int | None = None
+    alphas_cumprod: torch.Tensor,
+    steps: int,
+    *,
+    num_calls: int | None = None,
+    spacing: Spacing = STABLE_DIFFUSION,
 ) -> tuple[Step, ...]:
-    """The last ``num_calls`` steps of a uniform schedule; the final one ends at the clean level.
+    """The last ``num_calls`` steps of a schedule.
 
     ``alphas_cumprod``: (T,) cumulative alphas of the model's training schedule.
     """
-    ts = timesteps(steps, len(alphas_cumprod))
-    levels = [float(alphas_cumprod[t]) for t in ts] + [1.0]
+    ts = timesteps(steps, len(alphas_cumprod), spacing)
+    end = 1.0 if spacing.to_clean else float(alphas_cumprod[0])
+    levels = [float(alphas_cumprod[t]) for t in ts] + [end]
     every = tuple(Step(t, a, b) for t, (a, b) in zip(ts, pairwise(levels), strict=True))
     return every[len(every) - (num_calls or steps) :]
 
@@ -68,7 +109,7 @@ def ddim_step(
 ) -> torch.Tensor:
     """One DDIM step (Song et al., eq. 12) from level ``a`` to ``a_prev``.
 
-    ``noise`` may be None where the step adds none: at ``eta`` 0 and on the last step.
+    ``noise`` may be None where the step adds none: at ``eta`` 0, and where it ends clean.
     """
     a, b = step.a, step.a_prev
     eps = (z - sqrt(a) * x0) / sqrt(1.0 - a)
@@ -78,7 +119,7 @@ def ddim_step(
 
 
 def step_sigma(step: Step, eta: float) -> float:
-    """Standard deviation of the noise that DDIM adds in a step; 0 on the last one."""
+    """Standard deviation of the noise that DDIM adds in a step; 0 in one that ends clean."""
     a, b = step.a, step.a_prev
     return eta * sqrt((1.0 - b) / (1.0 - a) * (1.0 - a / b))
 
@@ -99,12 +140,12 @@ def blended_diffusion(
     edit, or None for no blending. The start is ``q(z_t | z0)`` at the first step's level. Each step
     draws its background once, at the level that the step *ends* on, and is repeated ``repaint``
     times after a jump back up: ``len(steps) * (repaint + 1)`` calls of the denoiser. The last step
-    ends on ``z0`` itself outside the mask.
+    ends on ``z0`` itself outside the mask, whatever its level.
     """
     z = noised(z0, steps[0].a, noise(("start",)))
     for index, step in enumerate(steps):
         background = z0
-        if step.a_prev < 1.0 and mask is not None:
+        if index < len(steps) - 1 and mask is not None:
             background = noised(z0, step.a_prev, noise(("background", index)))
         for turn in range(repaint + 1):
             if turn > 0:

@@ -45,6 +45,7 @@ _EXTRA_INPUTS = (
     "time_cond_proj_dim",
 )
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_SPACINGS = ("leading", "linspace", "trailing")
 _OWN_KEYS: dict[str, tuple[type, ...]] = {
     "native": (int,),
     "segment": (int,),
@@ -78,6 +79,7 @@ class Card:
     family: Family
     sr: str | None = None  # checkpoint of the upscaler
     clip: str = CLIP  # what `rerank.load_scorer` takes
+    scheduler: tuple[tuple[str, Any], ...] = ()  # what a single file says of it: key and value
 
     def checkpoint(self, upscaler: Upscaler) -> Path | None:
         """The file that this kind of upscaler needs, or None where it needs none.
@@ -258,6 +260,7 @@ def _check_unet(source: Source, unet: dict[str, Any], text: dict[str, Any]) -> N
 
 def _check_scheduler(source: Source) -> None:
     scheduler = source.read("scheduler/scheduler_config.json")
+    _check_spacing(source, scheduler)
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS or "FlowMatch" in scheduler.get("_class_name", ""):
         raise ModelError(
@@ -268,6 +271,15 @@ def _check_scheduler(source: Source) -> None:
         raise ModelError(
             f"{source}: epsilon prediction says nothing at zero signal: set rescale_betas_zero_snr "
             f"to false in scheduler_config.json, or prediction_type to what the model learned"
+        )
+
+
+def _check_spacing(source: Source, scheduler: dict[str, Any]) -> None:
+    spacing, offset = scheduler.get("timestep_spacing", "leading"), scheduler.get("steps_offset", 0)
+    if spacing not in _SPACINGS or type(offset) is not int or offset < 0:
+        raise ModelError(
+            f"{source}: scheduler/scheduler_config.json has timestep_spacing {spacing!r} and "
+            f"steps_offset {offset!r}, wanted {', '.join(_SPACINGS)} and a whole number: restore it"
         )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from msbd_dist.core.sampling import Spacing, Step, schedule
 from msbd_dist.errors import PromptError
 from msbd_dist.models.parts import Parts
 
@@ -24,14 +25,16 @@ Denoiser = Callable[[Tensor, int], Tensor]
 """``(z, t) -> x0``: noisy latents ``(B, C, h, w)`` float32 at training step ``t`` -> clean ones."""
 
 _CACHED_PROMPTS = 64
+_DISTILLED = ("LCMScheduler", "TCDScheduler")
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Text embeddings ``(1, tokens, width)`` of a prompt and of its negative prompt."""
+    """Text embeddings ``(1, tokens, width)`` of a prompt, its negative prompt, and no words."""
 
     prompt: Tensor
     negative: Tensor
+    empty: Tensor
 
 
 class Decoder(nn.Module):
@@ -69,6 +72,25 @@ class LatentModel:
     def prediction(self) -> str:
         """What the UNet predicts: "epsilon", "v_prediction" or "sample" (the clean latent)."""
         return str(self.parts.scheduler.config.prediction_type)
+
+    @cached_property
+    def spacing(self) -> Spacing:
+        """Where the model's scheduler configuration puts the steps of a schedule.
+
+        LCM's and TCD's count among the steps that such models were distilled on.
+        """
+        config = self.parts.scheduler.config
+        distilled = self.parts.settings.get("_class_name") in _DISTILLED
+        return Spacing(
+            "distilled" if distilled else config.timestep_spacing,
+            int(config.steps_offset),
+            bool(config.set_alpha_to_one),
+            int(config.get("original_inference_steps") or Spacing.original),
+        )
+
+    def schedule(self, steps: int, *, num_calls: int | None = None) -> tuple[Step, ...]:
+        """The last ``num_calls`` of ``steps`` steps, as the model's configuration spaces them."""
+        return schedule(self.alphas_cumprod, steps, num_calls=num_calls, spacing=self.spacing)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -115,20 +137,21 @@ class LatentModel:
         """Embed a prompt pair; `PromptError` where one is longer than the text encoder holds."""
         for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
             self._check_length(name, text)
-        return Conditioning(self._embedding(prompt), self._embedding(negative_prompt))
+        return Conditioning(*map(self._embedding, (prompt, negative_prompt, "")))
 
     def denoiser(self, cond: Conditioning, *, guidance: float) -> Denoiser:
         """The function that predicts the clean latent, with classifier-free guidance.
 
         ``raw = negative + guidance * (prompt - negative)`` in one doubled batch; guidance 1 runs
-        the prompt alone and 0 the negative prompt alone, at half the cost.
+        the prompt alone and 0 no words at all, at half the cost: at 0 the formula would paint
+        what the negative prompt is to keep away.
         """
 
         @torch.no_grad()
         def denoise(z: Tensor, t: int) -> Tensor:
             z = z.to(self.parts.device, torch.float32)
             if guidance in (0.0, 1.0):
-                raw = self._predict(z, t, cond.prompt if guidance else cond.negative)
+                raw = self._predict(z, t, cond.prompt if guidance else cond.empty)
             else:
                 pair = torch.cat([cond.negative, cond.prompt]).repeat_interleave(len(z), dim=0)
                 negative, prompt = self._predict(torch.cat([z, z]), t, pair).chunk(2)

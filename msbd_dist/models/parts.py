@@ -23,7 +23,6 @@ _CLASSES = {
     "unet": UNet2DConditionModel,
     "text_encoder": CLIPTextModel,
     "tokenizer": CLIPTokenizer,
-    "scheduler": DDIMScheduler,
 }
 
 
@@ -59,9 +58,23 @@ class Parts:
         return self._load("tokenizer")
 
     @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The model's scheduler configuration, and what a single file says otherwise."""
+        own = source(self.card.location).read("scheduler/scheduler_config.json")
+        return own | dict(self.card.scheduler)
+
+    @cached_property
     def scheduler(self) -> Any:
         """`DDIMScheduler` from the model's own configuration, whatever scheduler that names."""
-        return self._load("scheduler")
+        settings = self.settings
+        try:
+            with hermetic():
+                return DDIMScheduler.from_config(settings)
+        except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+            raise ModelError(
+                f"{self.card.location}/scheduler: can't be used ({reason(error)}): restore "
+                f"scheduler_config.json from where the model came"
+            ) from error
 
     def _load(self, part: str, dtype: torch.dtype | None = None) -> Any:
         card = self.card

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, LCMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from msbd_dist.core.noise import Draw
 from msbd_dist.core.plan import started
 from msbd_dist.core.sampling import (
+    Spacing,
     Step,
     blended_diffusion,
     ddim_step,
@@ -51,7 +54,53 @@ def test_entering_part_way(start: float, calls: int, t: int) -> None:
     steps = schedule(ALPHAS, 100, num_calls=started(100, start))
     assert len(steps) == calls
     assert steps[0].t == t
-    assert steps[-1].a_prev == 1.0
+    assert steps[-1].a_prev == float(ALPHAS[0])  # Stable Diffusion's own last level
+
+
+def theirs(**config: object) -> DDIMScheduler:
+    """diffusers' DDIM scheduler with Stable Diffusion's betas."""
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return DDIMScheduler(**betas, clip_sample=False, **config)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("kind", ["leading", "linspace", "trailing"])
+def test_timesteps_are_those_of_diffusers(kind: Any, offset: int) -> None:
+    scheduler, compared = theirs(timestep_spacing=kind, steps_offset=offset), 0
+    for steps in range(1, 990):
+        if kind == "leading" and steps > 4 and 1000 % steps:
+            continue  # diffusers leaves out the noisy end
+        scheduler.set_timesteps(steps)
+        wanted = [t for t in scheduler.timesteps.tolist() if t >= 0]  # at 61 there is a -1 more
+        assert list(timesteps(steps, 1000, Spacing(kind, offset))) == wanted
+        compared += 1
+    assert compared == (16 if kind == "leading" else 989)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 50])
+def test_distilled_timesteps_are_those_of_lcm(steps: int) -> None:
+    scheduler = LCMScheduler()
+    scheduler.set_timesteps(steps)
+    assert list(timesteps(steps, 1000, Spacing("distilled"))) == scheduler.timesteps.tolist()
+    assert timesteps(100, 1000, Spacing("distilled")) == timesteps(100, 1000, Spacing("trailing"))
+
+
+@pytest.mark.parametrize("to_clean", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 4])  # of 3, diffusers' levels are one off its timesteps
+@pytest.mark.parametrize("kind", ["leading", "trailing"])
+def test_a_few_steps_end_where_those_of_diffusers_end(
+    kind: Any, steps: int, to_clean: bool
+) -> None:
+    scheduler = theirs(timestep_spacing=kind, steps_offset=1, set_alpha_to_one=to_clean)
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(4)
+    z = x = torch.randn(1, 4, 8, 8, generator=generator)
+    for step in schedule(ALPHAS, steps, spacing=Spacing(kind, to_clean=to_clean)):
+        eps, noise = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(2))
+        x0 = (z - sqrt(1 - step.a) * eps) / sqrt(step.a)
+        z = ddim_step(z, x0, step, eta=1.0, noise=noise)
+        x = scheduler.step(eps, step.t, x, eta=1.0, variance_noise=noise).prev_sample
+    torch.testing.assert_close(z, x, atol=1e-3, rtol=1e-4)
 
 
 def test_fifty_steps_are_stable_diffusions() -> None:
@@ -96,17 +145,29 @@ def test_fifty_steps_with_five_repaints_are_300_calls_and_250_renoisings() -> No
 
 @pytest.mark.parametrize("repaint", [0, 3])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_with_an_oracle_the_latent_outside_the_mask_is_z0_exactly(repaint: int, eta: float) -> None:
+@pytest.mark.parametrize("to_clean", [True, False])
+def test_with_an_oracle_the_latent_outside_the_mask_is_z0_exactly(
+    repaint: int, eta: float, to_clean: bool
+) -> None:
     shape = (2, 4, 8, 8)
     z0 = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     mask = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     mask[:, :, 2:5, 3:7] = True
     z = blended_diffusion(
-        lambda z, t: z0, z0, mask, schedule(ALPHAS, 20), Draws(shape), eta=eta, repaint=repaint
+        lambda z, t: z0,
+        z0,
+        mask,
+        schedule(ALPHAS, 20, spacing=Spacing(to_clean=to_clean)),
+        Draws(shape),
+        eta=eta,
+        repaint=repaint,
     )
     outside = ~mask.expand(shape)
     assert torch.equal(z[outside], z0[outside])
-    torch.testing.assert_close(z, z0, atol=1e-4, rtol=0)
+    if to_clean:
+        torch.testing.assert_close(z, z0, atol=1e-4, rtol=0)
+    else:  # inside, the noise of the first training step is left
+        assert float((z - z0)[~outside].std()) == pytest.approx(sqrt(1 - float(ALPHAS[0])), rel=0.3)
 
 
 def test_the_background_is_held_at_the_level_that_the_step_ends_on() -> None:
@@ -140,20 +201,16 @@ def test_renoising_returns_to_the_marginal_of_the_noisier_level() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_the_ddim_step_is_that_of_diffusers(eta: float) -> None:
-    from diffusers import DDIMScheduler
-
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=True, steps_offset=1,
-    )  # fmt: skip
+    scheduler = theirs(set_alpha_to_one=True, steps_offset=1)
     scheduler.set_timesteps(50)
     generator = torch.Generator().manual_seed(4)
     z, eps, noise = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(3))
-    for step in (schedule(ALPHAS, 50)[7], schedule(ALPHAS, 50)[-1]):
-        theirs = scheduler.step(eps, step.t, z, eta=eta, variance_noise=noise).prev_sample
+    steps = schedule(ALPHAS, 50, spacing=Spacing(to_clean=True))
+    for step in (steps[7], steps[-1]):
+        wanted = scheduler.step(eps, step.t, z, eta=eta, variance_noise=noise).prev_sample
         x0 = (z - sqrt(1 - step.a) * eps) / sqrt(step.a)
         ours = ddim_step(z, x0, step, eta=eta, noise=noise if step.a_prev < 1 else None)
-        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(ours, wanted, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [0, 1001])

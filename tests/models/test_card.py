@@ -180,6 +180,14 @@ FOLDERS = {
         _edit("scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
         ["rescale_betas_zero_snr", "false"],
     ),
+    "unknown spacing": (
+        _edit("scheduler/scheduler_config.json", timestep_spacing="karras"),
+        ["timestep_spacing 'karras'", "leading, linspace, trailing"],
+    ),
+    "no offset": (
+        _edit("scheduler/scheduler_config.json", steps_offset="1"),
+        ["steps_offset '1'", "whole number"],
+    ),
     "no sample size": (_edit("unet/config.json", sample_size=None), ["sample_size", "native"]),
     "no blocks": (_edit("vae/config.json", block_out_channels=None), ["block_out_channels"]),
     "unknown key": (_msbd(natve=64), ["msbd.json", "natve", "did you mean 'native'"]),

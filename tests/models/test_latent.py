@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler, TCDScheduler
 from folders import edit_json, loaded
 from torch import Tensor
 from torch.func import functional_call
@@ -127,13 +128,49 @@ def test_a_model_that_predicts_the_sample_is_taken_at_its_word(made: Path, tmp_p
 def test_guidance_is_linear_between_negative_and_prompt(made: Path) -> None:
     latent = loaded(made / "v").latent
     cond = latent.text("a red star", "a blue ring")
-    at = {s: latent.denoiser(cond, guidance=s)(Z, 500) for s in (0.0, 0.5, 1.0, 7.5)}
-    alone = latent.denoiser(latent.text("a blue ring"), guidance=1)(Z, 500)
-    assert torch.equal(at[0.0], alone)
+    at = {s: latent.denoiser(cond, guidance=s)(Z, 500) for s in (0.5, 1.0, 7.5)}
+    negative = latent.denoiser(latent.text("a blue ring"), guidance=1)(Z, 500)
     for s in (0.5, 7.5):
-        expected = at[0.0] + s * (at[1.0] - at[0.0])
+        expected = negative + s * (at[1.0] - negative)
         torch.testing.assert_close(at[s], expected, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(at[0.0], at[1.0])
+    assert not torch.allclose(negative, at[1.0])
+
+
+def test_guidance_0_paints_no_words_whatever_the_prompts_say(made: Path) -> None:
+    latent = loaded(made / "v").latent
+    nothing = latent.denoiser(latent.text(""), guidance=1)(Z, 500)
+    for pair in (("a red star", "a blue ring"), ("a red star", ""), ("", "a blue ring")):
+        assert torch.equal(latent.denoiser(latent.text(*pair), guidance=0)(Z, 500), nothing)
+
+
+SPACINGS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "stable diffusion": (DDIMScheduler, {"steps_offset": 1, "set_alpha_to_one": False}),
+    "no offset": (DDIMScheduler, {"steps_offset": 0}),
+    "trailing": (DDIMScheduler, {"timestep_spacing": "trailing"}),
+    "linspace": (DDIMScheduler, {"timestep_spacing": "linspace", "set_alpha_to_one": False}),
+    "turbo": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
+    "euler": (EulerDiscreteScheduler, {"timestep_spacing": "leading", "steps_offset": 1}),
+    "lcm": (LCMScheduler, {}),
+    "lcm of 100": (LCMScheduler, {"original_inference_steps": 100}),
+    "tcd": (TCDScheduler, {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # diffusers' own, of numpy
+@pytest.mark.parametrize("kind", SPACINGS)
+def test_steps_are_where_the_folders_scheduler_has_them(
+    made: Path, tmp_path: Path, kind: str
+) -> None:
+    folder = Path(shutil.copytree(made / "eps", tmp_path / "sd"))
+    make, options = SPACINGS[kind]
+    scheduler = make(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, **options)
+    scheduler.save_pretrained(folder / "scheduler")
+    latent, clean = loaded(folder).latent, options.get("set_alpha_to_one", True)
+    for steps in (1, 2, 3, 4, 50):
+        scheduler.set_timesteps(steps)
+        found = latent.schedule(steps)
+        assert [step.t for step in found] == [int(t) for t in scheduler.timesteps]
+        assert found[-1].a_prev == (1 if clean else float(scheduler.alphas_cumprod[0]))
 
 
 def test_guidance_0_and_1_cost_half(made: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from msbd_dist.core.compose import Floats, colour_agreement, composed, latent_mask
 from msbd_dist.core.geometry import Box
 from msbd_dist.core.noise import Draw, NoiseField
-from msbd_dist.core.sampling import Denoiser, Noise, blended_diffusion, schedule
+from msbd_dist.core.sampling import Denoiser, Noise, blended_diffusion
 from msbd_dist.core.spec import Method, ModelSpec
 from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
@@ -81,7 +81,7 @@ class Family:
             guided(self.latent, prompts, guidance),
             noise(("blank",)),  # unit noise, which noise at any level leaves unit noise
             None,
-            schedule(self.latent.alphas_cumprod, steps),
+            self.latent.schedule(steps),
             noise,
             eta=METHOD.eta,
         )
@@ -103,7 +103,7 @@ class Family:
             guided(self.latent, prompts, self.guidance),
             z0,
             mask,
-            schedule(self.latent.alphas_cumprod, STEPS),
+            self.latent.schedule(STEPS),
             _noise(fields, z0.shape[-1], self.models.device),
             eta=METHOD.eta,
             repaint=METHOD.repaint,
@@ -147,9 +147,8 @@ def guided(latent: LatentModel, prompts: Sequence[str], guidance: float) -> Deno
     The clean latent is affine in the raw prediction, so that guiding the one guides the other.
     """
     texts = [latent.text(prompt) for prompt in prompts]
-    rows = Conditioning(
-        torch.cat([text.prompt for text in texts]), torch.cat([text.negative for text in texts])
-    )
+    empty = texts[0].empty.expand(len(texts), -1, -1)
+    rows = Conditioning(torch.cat([text.prompt for text in texts]), empty, empty)
     without = latent.denoiser(rows, guidance=0.0)
     if not any(prompts):
         return without
