@@ -40,6 +40,7 @@ from msbd_dist.canvas.export import (
     check_target,
     kind_of,
     largest_bytes,
+    left_out,
     losses,
     memory_bytes,
     verify,
@@ -254,6 +255,14 @@ def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
     if lost := losses(picture, target, how):
         words = ", ".join(map(str, lost))
         log.warning("edit %s: not kept in %s: %s", spec.id, target, words)
+    if gone := left_out(picture, target, how):
+        words = ", ".join(gone)
+        log.warning(
+            "edit %s: left out of %s, because the old picture shows in it: %s",
+            spec.id,
+            target,
+            words,
+        )
 
 
 def require_room(edits: Iterable[Edit]) -> None:

@@ -33,7 +33,7 @@ from msbd_dist.canvas.images import Picture, from_float, width_x_height
 from msbd_dist.canvas.ome import OmeReader
 from msbd_dist.canvas.places import stored_bytes
 from msbd_dist.canvas.reader import LOSSES, Loss, Samples
-from msbd_dist.canvas.tiff import TiffReader
+from msbd_dist.canvas.tiff import TiffReader, page_loss
 from msbd_dist.canvas.tiff_tags import add_exif
 from msbd_dist.canvas.vips import Streamed, reason, strip_rows
 from msbd_dist.core.geometry import Box, Size
@@ -208,12 +208,21 @@ def losses(picture: Picture, target: Path | str, how: How) -> list[Loss]:
     if kind != "PNG":
         chunks = picture.metadata.chunks
         lost += [Loss("colours", f"the PNG's {name} chunk") for name in chunks]
+    lost += map(page_loss, picture.metadata.pages)
     lost += picture.reader.unkept
     if kind in ("WebP", "JPEG", "DeepZoom") and picture.dtype != np.uint8:
         lost.append(Loss("16-bit", "16 bits"))
     if kind in _LOSSY:
         lost += [Loss("alpha", "alpha")] * picture.has_alpha + [Loss("samples", "exact samples")]
     return lost
+
+
+def left_out(picture: Picture, target: Path | str, how: How) -> list[str]:
+    """What a copy goes without because it would still show what was edited, in words."""
+    reader = picture.reader
+    if not isinstance(reader, TiffReader) or why_no_copy(picture, target, how):
+        return []
+    return ["a preview"] * bool(reader.contents.previews)
 
 
 def why_no_copy(picture: Picture, target: Path | str, how: How) -> str | None:

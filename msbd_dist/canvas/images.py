@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike, NDArray
 from msbd_dist.canvas.ome import OmeReader, is_zarr
 from msbd_dist.canvas.places import first_bytes, local_copy
 from msbd_dist.canvas.reader import Metadata, Reader, Samples
-from msbd_dist.canvas.tiff import TiffReader
+from msbd_dist.canvas.tiff import Several, TiffReader, describe
 from msbd_dist.canvas.vips import VIPS_CODECS, VipsReader, expands
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError, NonFiniteError
@@ -253,17 +253,24 @@ def _tiff(place: str) -> Reader:
     """libvips expands palettes and few bits, and reads strips of any length a row at a time."""
     try:
         reader = TiffReader.open(place)
+    except Several:
+        raise
     except ImageError:
         if expands(local_copy(place)):
-            return VipsReader.open(local_copy(place), "TIFF")
+            return _by_libvips(place)
         raise
     if (
         not reader.random
         and reader.page.segment_bytes > _STRIP
         and reader.page.codec in VIPS_CODECS
     ):
-        return VipsReader.open(local_copy(place), "TIFF")
+        return _by_libvips(place)
     return reader
+
+
+def _by_libvips(place: str) -> Reader:
+    metadata, unkept = describe(place)
+    return replace(VipsReader.open(local_copy(place), "TIFF"), metadata=metadata, unkept=unkept)
 
 
 def _kind_of(place: str) -> str:

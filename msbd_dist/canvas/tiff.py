@@ -5,8 +5,8 @@
 
 imagecodecs decodes. Whether a file may be read is decided when it is opened, by its tags alone:
 each tile must lie inside the file, and what can't be edited and put back exactly is refused. A
-file of several pages is read where the others are smaller versions of the first (a pyramid) or, in
-an Aperio slide, its label and overview.
+file of several pages is read where the others are smaller versions of the first (a pyramid), its
+mask or previews or, in an Aperio slide, its label and overview (`tiff_pages`).
 
 `tiff_copy` copies such a file with some of its tiles changed; `tiff_tags` knows directories.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import TiffTags as TagNames
 
 from msbd_dist.canvas.reader import Loss, Metadata, Samples
+from msbd_dist.canvas.tiff_pages import is_aperio, is_thumbnail, name_of, role, slices
 from msbd_dist.canvas.tiff_tags import (
     EXIF,
     GPS,
@@ -49,7 +51,7 @@ OLD_DEFLATE, JPEG2000, APERIO_RGB, LERC, LZMA = 32946, 34712, 33005, 34887, 3492
 JPEG_XR, ZSTD, WEBP, JPEG_XL, JPEG_XL_DNG = 34934, 50000, 50001, 50002, 52546
 PREDICTABLE = {LZW, DEFLATE, OLD_DEFLATE, LZMA, ZSTD}
 
-_LAST_PAGE = 256  # a file of more is no pyramid
+MOST_PAGES = 256  # a file of more is no pyramid
 _STRIP = 1 << 20  # bytes; uncompressed strips are read in such parts
 _LARGE = 1 << 26  # bytes of a decoded tile, beyond which it should be worth it
 _HUGE = 1 << 32
@@ -266,7 +268,7 @@ def refusal(page: Page) -> str | None:
         text = " and ".join(str(n) for n in sorted(bits))
         return f"has {text} bits per sample; convert it to 8 or 16"
     if depth != [1]:
-        return "is a stack of slices; save the one to edit as its own file"
+        return "is a volume of several layers; save the one to edit as its own file"
     if page.codec not in _DECODERS:
         name = _NAMES.get(page.codec, f"code {page.codec}")
         return (
@@ -503,7 +505,7 @@ class Segments:
 _KEPT = {  # structure, resolution, what is handed on, and what names the writing software
     254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 270, 273, 274, 277, 278, 279, 280, 281,
     282, 283, 284, 292, 293, 296, 305, 306, 317, 320, 322, 323, 324, 325, 330, 338, 339, 347, 529,
-    530, 531, 532, 700, 33723, 34377, 34675, 42113, 50674,
+    530, 531, 532, 700, 32997, 33723, 34377, 34675, 42113, 50674,
 }  # fmt: skip
 _SHAPE = '{"shape":'  # so begins what tifffile writes as a description: no person's words
 _UNITS = {2: 25.4, 3: 10.0}  # millimetres
@@ -518,13 +520,14 @@ class TiffReader:
 
     kind = "TIFF"
 
-    def __init__(self, path: str, page: Page, levels: tuple[Page, ...], pictures: int) -> None:
-        tags, entries = page.tags, page.directory.entries
+    def __init__(self, path: str, contents: Contents) -> None:
+        page = contents.page
+        tags = page.tags
         self.path = path
         self.page = page  # as it is stored
-        self.levels = levels  # smaller versions, largest first
-        self.others = pictures  # that show something else
-        self.slide = _is_aperio(tags, page.directory)
+        self.contents = contents
+        self.levels = contents.levels
+        self.slide = is_aperio(tags, page.directory)
         self.size = page.size
         self.dtype = page.dtype
         self.bands = page.bands
@@ -533,15 +536,7 @@ class TiffReader:
         low = _split(page)
         self.random = low.segment_bytes <= _LARGE and (page.tiled or low is not page)
         self._segments = Segments(low)
-        self.metadata, exif_lost = _metadata(page)
-        unkept = [*exif_lost]
-        unkept += [tag_loss(c) for c in sorted(entries.keys() - _KEPT - NAMES - {EXIF, GPS})]
-        if self.has_alpha and not page.extra:
-            unkept.append(EXTRA_CHANNEL)
-        if pictures:
-            what = f"{pictures} other pictures (label, overview)"
-            unkept.append(Loss("second-picture", what))
-        self.unkept = tuple(unkept)
+        self.metadata, self.unkept = held_by(contents)
 
     @classmethod
     def open(cls, path: str) -> TiffReader:
@@ -550,13 +545,11 @@ class TiffReader:
         Raises ImageError, in one line, for what is missing, damaged, cut off, or can't be edited
         and put back exactly.
         """
-        file = open_bytes(path)
-        try:
-            return cls(path, *_pages(file))
-        except Damaged as error:
-            raise ImageError(
-                f"{path}: is a TIFF that is damaged or was cut off ({error}); get it again"
-            ) from None
+        with _told(path):
+            contents = contents_of(open_bytes(path))
+            if why := refusal(contents.page):
+                raise ImageError(f"{path}: {why}")
+            return cls(path, contents)
 
     def __reduce__(self) -> tuple[Callable[[str], TiffReader], tuple[str]]:
         return TiffReader.open, (self.path,)
@@ -611,63 +604,134 @@ def as_seen(page: Page, samples: Samples) -> Samples:
     return turned
 
 
-def _pages(file: Bytes) -> tuple[Page, tuple[Page, ...], int]:
-    """(the picture, its smaller versions, how many other pictures). ImageError for a file that
-    holds something else."""
+# ---------------------------------------------------------------- what else is in the file
+
+
+class Several(ImageError):
+    """A file that holds more than one picture."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All pages of a file."""
+
+    page: Page  # the picture
+    levels: tuple[Page, ...] = ()  # smaller versions, largest first
+    masks: tuple[Directory, ...] = ()  # of what is seen, the picture's own first
+    previews: tuple[Directory, ...] = ()  # smaller versions of another make
+    beside: tuple[tuple[str, Directory], ...] = ()  # pictures of something else, by name
+
+
+def describe(path: str) -> tuple[Metadata, tuple[Loss, ...]]:
+    """What a TIFF that another library decodes holds besides samples, and what can't be kept of it.
+
+    Raises ImageError in one line, Several for a file of more than one picture.
+    """
+    with _told(path):
+        contents = contents_of(open_bytes(path))
+        metadata, unkept = held_by(contents)
+        return replace(metadata, pages=()), (*unkept, *map(page_loss, metadata.pages))
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except Damaged as error:
+        raise ImageError(
+            f"{path}: is a TIFF that is damaged or was cut off ({error}); get it again"
+        ) from None
+
+
+def contents_of(file: Bytes) -> Contents:
+    """The pages of a file by what they are for. Several for a file of more pictures than one."""
     tags = Tags(file)
-    found = list(tags.pages(_LAST_PAGE + 1))
+    found = list(tags.pages(MOST_PAGES + 1))
     if not found:
         raise Damaged("it has no page")
     first, *rest = found
     page = page_of(tags, first)
-    why = refusal(page)
-    if why:
-        raise ImageError(f"{file.name}: {why}")
-    if len(found) > _LAST_PAGE:
-        raise ImageError(
-            f"{file.name}: holds more than {_LAST_PAGE} pages; save the one to edit as its own file"
+    if (planes := slices(tags, first, *_room(page))) > 1:
+        raise Several(
+            f"{file.name}: is a stack of {planes} planes; save the one to edit as its own file, "
+            "with no description of the others"
         )
-    smaller = [tags.directory(at) for at in _subifds(tags, first)]
-    slide = _is_aperio(tags, first)
-    below = [_level(page, directory, told=True) for directory in smaller]
-    beside = [_level(page, directory, told=slide) for directory in rest]
-    if None in beside and not slide:
-        raise ImageError(
+    if len(found) > MOST_PAGES:
+        raise Several(
+            f"{file.name}: holds more than {MOST_PAGES} pages; save the one to edit as its own file"
+        )
+    contents = Contents(page)
+    for at in _subifds(tags, first):
+        contents = _with_page(contents, tags.directory(at), below=True)
+    for directory in rest:
+        contents = _with_page(contents, directory, below=False)
+    if "page" in dict(contents.beside):
+        raise Several(
             f"{file.name}: holds {len(found)} pages; save the one to edit as its own file"
         )
-    every = [*below, *beside]
-    levels = sorted((p for p in every if p), key=lambda p: p.size.area, reverse=True)
-    return page, tuple(levels), every.count(None)
+    levels = sorted(contents.levels, key=lambda level: level.size.area, reverse=True)
+    return replace(contents, levels=tuple(levels))
 
 
-def _level(page: Page, directory: Directory, *, told: bool) -> Page | None:
-    """A page that shows all of another one in fewer pixels; None if it shows something else.
+def _room(page: Page) -> tuple[int, int | None]:
+    """(bytes of the picture's samples, of the file behind them; None where it is compressed)."""
+    tags, entries = page.tags, page.directory.entries
+    bits = int(tags.integers(entries[258])[0]) if 258 in entries else 1
+    plane = page.size.height * -(-page.size.width * page.samples * bits // 8)
+    if page.codec != NONE or page.tiled:
+        return plane, None
+    return plane, tags.file.size - int((page.offsets + page.counts).max())
 
-    It must say of itself that it is a smaller version, unless that is ``told``.
-    """
+
+def _with_page(contents: Contents, directory: Directory, *, below: bool) -> Contents:
+    tags, slide = contents.page.tags, is_aperio(contents.page.tags, contents.page.directory)
+    says, name = role(tags, directory), name_of(tags, directory) if slide else "page"
+    if says == "mask":
+        return replace(contents, masks=(*contents.masks, directory))
+    if name in ("label", "macro"):
+        return replace(contents, beside=(*contents.beside, (name, directory)))
+    told = (below or slide or says == "smaller") and not is_thumbnail(directory)
+    if told and (level := _level(contents.page, directory)):
+        return replace(contents, levels=(*contents.levels, level))
+    if says == "smaller":
+        return replace(contents, previews=(*contents.previews, directory))
+    name = "picture" if slide or below else "page"
+    return replace(contents, beside=(*contents.beside, (name, directory)))
+
+
+def _level(page: Page, directory: Directory) -> Page | None:
+    """A page that shows all of another one in fewer pixels; None if it shows something else."""
     entries, tags = directory.entries, page.tags
-    reduced = 254 in entries and tags.integers(entries[254])[0] & 1
     smaller = page_of(tags, directory)
     (height, width), (h, w) = page.size.shape, smaller.size.shape
     aspect = abs(h * width - w * height) <= max(height, width)  # to within a pixel
     alike = smaller.samples == page.samples and smaller.bands == page.bands
     bits = tags.integers(entries[258]).tolist() if 258 in entries else []
     alike = alike and set(bits) == {8 * page.dtype.itemsize}
-    return smaller if h < height and w < width and aspect and alike and (reduced or told) else None
+    return smaller if h < height and w < width and aspect and alike else None
 
 
 def _subifds(tags: Tags, page: Directory) -> list[int]:
     entry = page.entries.get(330)
     if entry is None:
         return []
-    if entry.count > _LAST_PAGE:
+    if entry.count > MOST_PAGES:
         raise Damaged(f"{entry.count} pages below one")
     return [int(at) for at in tags.integers(entry)]
 
 
-def _is_aperio(tags: Tags, page: Directory) -> bool:
-    entry = page.entries.get(270)
-    return bool(entry and entry.length > 7 and tags.file.read(entry.at, 7) == b"Aperio ")
+# ---------------------------------------------------------------- metadata
+
+
+def held_by(contents: Contents) -> tuple[Metadata, tuple[Loss, ...]]:
+    """What a file holds besides samples, and the names of what nobody can keep of it."""
+    page, entries = contents.page, contents.page.directory.entries
+    metadata, lost = _metadata(page)
+    lost += [tag_loss(code) for code in sorted(entries.keys() - _KEPT - NAMES - {EXIF, GPS})]
+    if page.samples > page.bands and not page.extra:
+        lost.append(EXTRA_CHANNEL)
+    names = ("mask",) * bool(contents.masks) + tuple(name for name, _ in contents.beside)
+    return replace(metadata, pages=names), tuple(lost)
 
 
 def _orientation(tags: Tags, page: Directory) -> int:
@@ -712,6 +776,13 @@ def _fields(page: Page) -> dict[str, str | bytes]:
 
 
 EXTRA_CHANNEL = Loss("extra-channel", "the meaning of the extra channel, which becomes alpha")
+
+
+def page_loss(name: str) -> Loss:
+    """A picture of a TIFF beside its main one, by `Metadata.pages`."""
+    if name == "mask":
+        return Loss("alpha", "the mask of what is seen")
+    return Loss("second-picture", f"another picture ({name})")
 
 
 def tag_loss(code: int) -> Loss:

@@ -4,12 +4,16 @@
     copy_with_edits(reader, target, boxes, window)
 
        source   | head | tile 0 | tile 1 | tile 2 | tile 3 | tags |
-       target   | head | tile 0 | tile 1 | tile 2 | tile 3 | tags | tile 2 again |
+       target   | head | tile 0 | tile 1 | zeros  | tile 3 | tags | tile 2 again |
                                                   the place of tile 2 in the tags: ^
 
-All that isn't touched keeps its bytes: metadata, private tags, other pages. Tiles are encoded
-without loss whatever made the old ones, so samples outside the edit are what they were decoded to;
-each is decoded again before it is used. Smaller versions of the picture follow it, level by level.
+All that isn't touched keeps its bytes: metadata, private tags, masks, a slide's label. Tiles are
+encoded without loss whatever made the old ones, so samples outside the edit are what they were
+decoded to; each is decoded again before it is used. Smaller versions of the picture follow it,
+level by level.
+
+Nothing of what was edited stays in the file: the old tiles' bytes become zeros, but for those that
+another tile shares, and previews that can't follow the edit go.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from numpy.typing import NDArray
 from msbd_dist.canvas import tiff
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.tiff import Page, Segments, TiffReader, as_seen
+from msbd_dist.canvas.tiff_erase import erase, of_directory, referenced, without
 from msbd_dist.canvas.tiff_tags import Damaged, LocalBytes, Tags
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError
@@ -59,8 +64,8 @@ def can_copy(source: TiffReader, changed: Iterable[Box] | None = None) -> str | 
         return "it isn't a file of this machine"
     if _LAYERS in page.directory.entries:
         return "its Photoshop layers would still show the old picture"
-    if source.others and not source.slide:
-        return "its preview would still show the old picture"
+    if "picture" in source.metadata.pages:
+        return "another picture in it might still show the old one"
     why = _unwritable(page)
     if why:
         return why
@@ -239,7 +244,9 @@ class _Copy:
         original.copy_to(self.file)
         self._start = self.file.size
         self._written: dict[int, int] = {}
-        tags = Tags(self.file)
+        self._dead: list[tuple[int, int]] = []  # ranges that nothing refers to any more
+        self._source = source
+        self._tags = tags = Tags(self.file)
         self.pages = [
             replace(page, tags=tags, offsets=page.offsets.copy(), counts=page.counts.copy())
             for page in (source.page, *source.levels)
@@ -278,11 +285,13 @@ class _Copy:
                     f"{self.name}: its copy would pass the 4 GiB of a classic TIFF; "
                     "write it anew as BigTIFF"
                 )
+        old = int(page.offsets[number])
+        self._dead.append((old, old + int(page.counts[number])))
         self.file.write(at, data)
         page.offsets[number], page.counts[number] = at, len(data)
 
     def finish(self) -> TileCounts:
-        """Write where the segments are."""
+        """Write where the segments are, and erase what they replace."""
         for page in self.pages:
             if id(page) in self._written:
                 for code, values in zip(
@@ -290,10 +299,40 @@ class _Copy:
                 ):
                     page.tags.rewrite(self.file, page.directory.entries[code], values)
         if self._written:
+            self._drop_previews()
+            self._erase()
             _unmark(self.file)
         every = sum(len(page.offsets) for page in self.pages)
         written = sum(self._written.values())
         return TileCounts(every - written, written, self.file.size - self._start)
+
+    def _drop_previews(self) -> None:
+        """Take the pages of previews out, from the row of pages or from below the first."""
+        tags, gone = self._tags, self._source.contents.previews
+        places = {page.at for page in gone}
+        kept = [page for page in tags.pages(tiff.MOST_PAGES) if page.at not in places]
+        for page, after in zip(kept, [*kept[1:], None], strict=True):
+            following = after.at if after else 0
+            if page.next != following:
+                self.file.write(page.link, tags.pack(tags.offset, following))
+        entry = kept[0].entries.get(330)
+        if entry:
+            below = tags.integers(entry)
+            left = below[~np.isin(below, list(places))]
+            tags.replace(self.file, kept[0], {330: tags.packed(entry, left)})
+        self._dead += [r for page in gone for r in of_directory(tags, page).tolist()]
+
+    def _erase(self) -> None:
+        """Zeros for what nothing refers to any more."""
+        pad = _around(self.file)
+        dead = np.array([(start - pad, end + pad) for start, end in self._dead], np.int64)
+        erase(self.file, without(dead, referenced(self._tags)))
+
+
+def _around(file: LocalBytes) -> int:
+    """Bytes before and after each tile that repeat something of it: 4 in a file that GDAL made for
+    the cloud."""
+    return 4 if b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED" in file.read(0, min(file.size, 1024)) else 0
 
 
 _OPTIMIZED, _EDITED = b"KNOWN_INCOMPATIBLE_EDITION=NO\n ", b"KNOWN_INCOMPATIBLE_EDITION=YES\n"

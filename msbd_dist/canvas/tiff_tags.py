@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +197,8 @@ class Directory:
 
     entries: dict[int, Entry]
     next: int  # 0 where it is the last one
+    at: int  # where it is in the file
+    link: int  # where ``next`` is
 
 
 class Tags:
@@ -251,7 +253,8 @@ class Tags:
                 else self.unpack(self.offset, cell[-self.width :])[0]
             )
             entries.setdefault(code, Entry(code, kind, count, where, value))
-        return Directory(entries, self.unpack(self.offset, data[-self.width :])[0])
+        following = self.unpack(self.offset, data[-self.width :])[0]
+        return Directory(entries, following, at, start + number * size)
 
     def pages(self, most: int) -> Iterator[Directory]:
         """One after the other, ``most`` of them at most. Damaged where they go round."""
@@ -296,6 +299,39 @@ class Tags:
         at = file.size + -file.size % 8
         file.write(at, data)
         file.write(entry.cell, cell + self.pack(self.offset, at))
+
+    def shorten(self, file: LocalBytes, entry: Entry, data: bytes) -> None:
+        """Other values for a tag, as they are stored and no more than before, where the old ones
+        were; in the entry itself where they fit."""
+        count = -(-len(data) // _SIZES.get(entry.kind, 1))
+        head = self.pack("HH" + self.offset, entry.code, entry.kind, count)
+        if len(data) <= self.width:
+            file.write(entry.cell, head + data.ljust(self.width, b"\0"))
+        else:
+            file.write(entry.at, data)
+            file.write(entry.cell, head)
+
+    def packed(self, entry: Entry, values: NDArray[np.int64]) -> bytes:
+        """Integers as a tag stores them."""
+        return values.astype(self.order + _INTEGERS[entry.kind]).tobytes()
+
+    def replace(self, file: LocalBytes, page: Directory, values: Mapping[int, bytes]) -> None:
+        """Other values for some tags, no more than before; without any, the tag goes."""
+        for code in values.keys() & page.entries.keys():
+            if values[code]:
+                self.shorten(file, page.entries[code], values[code])
+        self.remove(file, page.at, {code for code, data in values.items() if not data})
+
+    def remove(self, file: LocalBytes, at: int, codes: set[int]) -> None:
+        """Take tags out of the directory at an offset. What they point to stays."""
+        page = self.directory(at)
+        size = 4 + 2 * self.width
+        start = at + struct.calcsize("=" + self.number)
+        cells = [file.read(cell, size) for cell in range(start, page.link, size)]
+        kept = [cell for cell in cells if self.unpack("H", cell[:2])[0] not in codes]
+        data = self.pack(self.number, len(kept)) + b"".join(kept)
+        data += self.pack(self.offset, page.next)
+        file.write(at, data.ljust(page.link + self.width - at, b"\0"))
 
     def ratio(self, entry: Entry) -> float:
         """A tag's first rational number; 0 where it is none."""

@@ -24,7 +24,6 @@ import numpy as np
 import pyvips
 
 from msbd_dist.canvas.reader import Loss, Metadata, Samples
-from msbd_dist.canvas.tiff import EXTRA_CHANNEL, tag_loss
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError
 
@@ -49,8 +48,8 @@ class VipsReader:
     has_alpha: bool
     orientation: int
     metadata: Metadata
-    unkept: tuple[Loss, ...]
     interlaced: bool  # or progressive: decoded as a whole
+    unkept: tuple[Loss, ...] = ()
 
     random = False
 
@@ -58,7 +57,8 @@ class VipsReader:
     def open(cls, path: Path, kind: str) -> VipsReader:
         """Look at the header. Raises ImageError, in one line, for what can't be edited exactly."""
         chunks = _look_at_png(path) if kind == "PNG" else {}
-        unkept = _look_at_tiff(path) if kind == "TIFF" else ()
+        if kind == "TIFF":
+            _look_at_tiff(path)
         image = _load(path, kind, access="random")
         _refuse_strange(path, image)
         return cls(
@@ -70,7 +70,6 @@ class VipsReader:
             has_alpha=image.bands in (2, 4),
             orientation=_field(image, "orientation", 1),
             metadata=replace(_metadata(image), chunks=chunks),
-            unkept=unkept,
             interlaced=bool(_field(image, "interlaced", 0)),
         )
 
@@ -164,7 +163,7 @@ _MAX_COMPRESSION = 8192  # times; only CCITT and WebP, whose sizes have their ow
 def _refuse_strange(path: Path, image: Any) -> None:
     """Whatever can't be edited and put back exactly."""
     pages = _field(image, "n-pages", 1)
-    if pages > 1:
+    if pages > 1 and image.get("vips-loader") != "tiffload":  # those of a TIFF are known by now
         raise ImageError(f"{path}: holds {pages} pages; save the one to edit as its own file")
     space = image.interpretation
     if space not in _SPACES:
@@ -222,16 +221,10 @@ _TIFF_REFUSED = {6: "old-style JPEG", 34712: "JPEG 2000", 34887: "LERC", 34925: 
                  50000: "zstd", 50002: "JPEG XL"}  # fmt: skip
 _TIFF_COLOURS = {4: "a mask", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab", 10: "Lab",
                  32803: "a camera's raw mosaic", 34892: "a camera's raw samples"}  # fmt: skip
-_TIFF_KEPT = {  # structure, resolution, what libvips hands on, and what names the writing software
-    254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 270, 273, 274, 277, 278, 279, 280, 281,
-    282, 283, 284, 292, 293, 296, 305, 306, 317, 320, 322, 323, 324, 325, 338, 339, 347, 529, 530,
-    531, 532, 700, 33723, 34377, 34675,
-}  # fmt: skip
-_TIFF_EXIF = {34665: "EXIF", 34853: "GPS"}
 
 
-def _look_at_tiff(path: Path) -> tuple[Loss, ...]:
-    """Refuse what libvips would decode to wrong samples. Returns what can't be kept of the rest."""
+def _look_at_tiff(path: Path) -> None:
+    """Refuse what libvips would decode to wrong samples."""
     tags = tiff_tags(path)
     codec, colours, extra = tags.get(259, 1), tags.get(262, 1), tags.get(338)
     if codec not in VIPS_CODECS:
@@ -249,11 +242,6 @@ def _look_at_tiff(path: Path) -> tuple[Loss, ...]:
             f"{path}: its colours are multiplied by alpha, which can't be kept exact; "
             "save it with straight (unassociated) alpha"
         )
-    lost = [Loss("exif", f"{name} of a TIFF") for code, name in _TIFF_EXIF.items() if code in tags]
-    lost += [tag_loss(code) for code in sorted(tags.keys() - _TIFF_KEPT - _TIFF_EXIF.keys())]
-    if extra == 0:
-        lost.append(EXTRA_CHANNEL)
-    return tuple(lost)
 
 
 def expands(path: Path) -> bool:
