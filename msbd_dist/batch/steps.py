@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from msbd_dist.batch.notes import notes_of
 from msbd_dist.batch.patch import Patch
 from msbd_dist.batch.record import (
     SCHEMA,
@@ -205,7 +206,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         if edit.is_finished:
             return edit
     plan, picture, looked = plan_edit(spec, models.card)
-    for note in looked.notes:
+    for note in (*looked.notes, *notes_of(spec, models.card.family, plan)):
         log.warning("edit %s: %s", spec.id, note)
     check_edit(spec, target_of(spec, files, picture), picture)
     drawn = earlier.seed if earlier else secrets.randbelow(2**31)

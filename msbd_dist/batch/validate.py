@@ -6,7 +6,7 @@ What may be meant otherwise is a warning: it is told, and wrong is nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from msbd_dist.batch.documents import dotted
 from msbd_dist.batch.edits import Listed, Located, heads_of
 from msbd_dist.batch.manifest import Manifest, read_manifest
+from msbd_dist.batch.notes import Note, notes_of
 from msbd_dist.batch.steps import check_edit, target_of
 from msbd_dist.canvas.combined import look_at_mask
 from msbd_dist.canvas.files import open_files
@@ -22,7 +23,7 @@ from msbd_dist.canvas.outlines import is_outlines
 from msbd_dist.canvas.places import is_url
 from msbd_dist.core.spec import EditSpec, Result, mask_files
 from msbd_dist.errors import ManifestError, MsbdError
-from msbd_dist.models.card import resolve
+from msbd_dist.models.card import Card, resolve
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,11 @@ def validate(path: Path, *, anywhere: bool = False) -> Checked:
         manifest = read_manifest(path, anywhere=anywhere, tell=wrong.append)
     except ManifestError as error:  # nothing of it can be understood
         return Checked(path, 0, [*map(_said, wrong), Problem(str(error), str(path))])
-    checked = Checked(path, len(manifest.edits), [*map(_said, wrong), *_of_models(manifest)])
+    checked = Checked(path, len(manifest.edits), [*map(_said, wrong)])
+    card = _look_at_models(manifest, checked)
     _look_at_files(manifest, checked)
+    if card is not None:
+        _look_at_words(manifest, checked, card)
     return checked
 
 
@@ -91,15 +95,32 @@ def _said(error: ManifestError) -> Problem:
     return Problem(str(error), error.file or "", error.line, error.key)
 
 
-def _of_models(manifest: Manifest) -> Iterator[Problem]:
-    """Models that are not there; what may be on the hub is not asked for."""
+def _look_at_models(manifest: Manifest, checked: Checked) -> Card | None:
+    """The models' card, unless something is wrong; what may be on the hub is not asked for."""
     family = manifest.models.family
     if is_url(family) or (family.count("/") == 1 and not Path(family).exists()):
-        return
+        return None
     try:
-        resolve(manifest.models)
+        return resolve(manifest.models)
     except MsbdError as error:
-        yield Problem(f"{manifest.path}: models: {error}", str(manifest.path), None, "models")
+        text, where = f"{manifest.path}: models: {error}", str(manifest.path)
+        checked.problems.append(Problem(text, where, None, "models"))
+        return None
+
+
+def _look_at_words(manifest: Manifest, checked: Checked, card: Card) -> None:
+    """What prompts do not do, told once where it is so of many edits."""
+    assert isinstance(manifest.edits, Listed)
+    first: dict[Note, Problem] = {}
+    counts: Counter[Note] = Counter()
+    for each in manifest.edits.located():
+        for note in notes_of(each.spec, card.family):
+            counts[note] += 1
+            if note not in first:
+                first[note] = _problem(each, note.key, note.text)
+    for note, problem in first.items():
+        more = f" (and so of {counts[note] - 1:,} more edits)" if counts[note] > 1 else ""
+        checked.warnings.append(replace(problem, message=problem.message + more))
 
 
 def _look_at_files(manifest: Manifest, checked: Checked) -> None:

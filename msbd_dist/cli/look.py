@@ -63,6 +63,7 @@ def plan(
     Example: msbd plan jobs/demo.yaml --profile runs/demo --gpus 8 --price 2.5
     """
     from msbd_dist.batch.estimate import hours_of, load_profile
+    from msbd_dist.batch.notes import notes_of
     from msbd_dist.batch.steps import plan_and_check
     from msbd_dist.models.card import resolve
 
@@ -83,9 +84,10 @@ def plan(
             console.print(f"{spec.id}: {error}", style="red", markup=False, highlight=False)
             continue
         plans.append(found)
+        notes = [*looked.notes, *map(str, notes_of(spec, card.family, found))]
         if as_json:
             seconds = None if pace is None else round(pace.of(found), 1)
-            of_mask = {"mask_percent": looked.percent, "warnings": list(looked.notes)}
+            of_mask = {"mask_percent": looked.percent, "warnings": notes}
             edits.append({"id": spec.id, **_plan_json(found), **of_mask, "worker_seconds": seconds})
             continue
         out_console.print(f"\n{spec.id}  {image.format}", style="bold", markup=False)
@@ -93,7 +95,7 @@ def plan(
         text = f"the mask covers {percent(looked.percent)} of the picture"
         out_console.print(text, markup=False, highlight=False)
         out_console.print(written, markup=False, highlight=False)
-        for note in looked.notes:
+        for note in notes:
             text = f"warning: {spec.id}: {note}"
             console.print(text, style="yellow", markup=False, highlight=False)
     total: dict[str, Any] = {

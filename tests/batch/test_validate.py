@@ -368,3 +368,45 @@ def test_schema_prints_what_is_published(msbd: Msbd) -> None:
     assert code == 0
     assert out == (JOBS.parent / "docs/manifest.schema.json").read_text()
     assert msbd("schema", "--markdown")[1].startswith("### Keys of an edit")
+
+
+# ---------------------------------------------------------------- prompts without effect
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({}, []),
+        ({"negative_prompt": " "}, []),
+        ({"negative_prompt": "blur"}, ["negative_prompt: has no effect in segmented stages"]),
+        ({"negative_prompt": "blur", "segment_guidance": 3}, []),
+        ({"negative_prompt": "blur", "upscale_diffusion": "unconditional"}, []),
+        ({"guidance": 0}, ["prompt: has no effect on what is painted first, guidance is 0: where"]),
+        ({"guidance": 0, "prompt": ""}, []),
+        ({"segment_guidance": 0}, ["prompt: has no effect in segmented stages"]),
+        (
+            {"guidance": 1, "segment_guidance": 1, "negative_prompt": "blur"},
+            ["negative_prompt: has no effect on what is painted first, guidance is 1: take one"],
+        ),
+    ],
+)
+def test_a_prompt_without_effect_is_told(
+    tmp_path: Path, msbd: Msbd, edit: dict[str, Any], said: list[str]
+) -> None:
+    drawn(tmp_path / "i.png")
+    path = manifest(tmp_path, {"image": "i.png", "mask": [9, 9, 9, 9], **edit})
+    found = validate(path).warnings
+    assert len(found) == len(said)
+    for warning, words in zip(found, said, strict=True):
+        assert words in warning.message
+        assert warning.key == f"edits[0].{words.split(':')[0]}"
+        assert warning.line is not None
+    code, _, err = msbd("plan", path)  # which knows that there are no segmented stages here
+    assert (code, "has no effect" in err) == (0, any("painted first" in words for words in said))
+
+
+def test_a_note_on_many_edits_is_one_line(tmp_path: Path) -> None:
+    drawn(tmp_path / "i.png")
+    rows = [{"image": "i.png", "mask": [9, 9, 9, 9]}] * 3
+    (warning,) = validate(manifest(tmp_path, *rows, defaults={"guidance": 0})).warnings
+    assert "which is guidance: 1 here (and so of 2 more edits)" in warning.message
