@@ -34,6 +34,15 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Text:
+    """What a PNG says about itself under a keyword, and the chunk's type and data as stored."""
+
+    keyword: str
+    text: str
+    chunk: bytes
+
+
+@dataclass(frozen=True)
 class Metadata:
     """What a picture file holds besides samples; blocks as they are stored, None where there is
     none."""
@@ -41,27 +50,41 @@ class Metadata:
     icc: bytes | None = None
     exif: bytes | None = None  # from its byte order on (II*. or MM.*), without an `Exif` before it
     xmp: bytes | None = None
+    iptc: bytes | None = None  # its records
+    photoshop: bytes | None = None  # image resources, from `8BIM` on, without IPTC
+    description: str | None = None  # a TIFF's
+    comments: tuple[str, ...] = ()  # a JPEG's
+    texts: tuple[Text, ...] = ()  # a PNG's
     resolution: tuple[float, float] | None = None  # pixels per millimetre, x and y
     fields: Mapping[str, str | bytes] = field(default_factory=dict)  # more, as libvips calls it
-    chunks: Mapping[str, bytes] = field(default_factory=dict)  # a PNG's of colour, whole, by name
+    chunks: Mapping[str, bytes] = field(default_factory=dict)  # a PNG's other ones, whole, by name
     pages: tuple[str, ...] = ()  # names of a TIFF's other pictures: mask, label
     others: tuple[str, ...] = ()  # names of what else there is and nobody here writes
 
     @property
     def names(self) -> tuple[str, ...]:
         """What there is, for people; the resolution goes without saying."""
-        blocks = {"ICC profile": self.icc, "EXIF": self.exif, "XMP": self.xmp}
-        found = [name for name, data in blocks.items() if data]
-        found += [name for name, called in _FIELDS.items() if called in self.fields]
+        found = {
+            "ICC profile": self.icc,
+            "EXIF": self.exif,
+            "XMP": self.xmp,
+            "IPTC": self.iptc,
+            "Photoshop resources": self.photoshop,
+            "description": self.description,
+            "comment": self.comments,
+            "text": self.texts,
+        }
+        names = [name for name, held in found.items() if held]
+        names += [name for name, called in _FIELDS.items() if called in self.fields]
         if any(called.startswith("png-comment-") for called in self.fields):
-            found.append("text")
-        return (*found, *self.others)
+            names.append("text")
+        return (*names, *self.others)
 
 
 LOSSES: dict[str, LossName] = {
     "ICC profile": "icc", "EXIF": "exif", "XMP": "xmp", "IPTC": "iptc",
-    "Photoshop resources": "photoshop", "description": "description", "text": "text",
-    "labels": "labels",
+    "Photoshop resources": "photoshop", "description": "description", "comment": "comment",
+    "text": "text", "labels": "labels",
 }  # fmt: skip
 """`Metadata.names` -> how their loss is allowed."""
 
