@@ -25,7 +25,17 @@ LAYERS = {
 }
 THIRD_PARTY = {
     "core": {"numpy", "PIL", "torch"},
-    "canvas": {"numpy", "PIL", "zarr", "pyvips", "imagecodecs", "scipy", "fsspec", "psutil"},
+    "canvas": {
+        "numpy",
+        "PIL",
+        "zarr",
+        "pyvips",
+        "imagecodecs",
+        "scipy",
+        "fsspec",
+        "psutil",
+        "aiohttp",
+    },
     "fleet": {"ray", "torch"},
     "tiny": {"numpy", "PIL", "scipy"},
     "tiny/train": {

@@ -23,10 +23,11 @@ from typing import Any
 
 from msbd_dist.batch.documents import At, Place
 from msbd_dist.batch.keys import mask_of
+from msbd_dist.canvas.files import is_web, plain_scheme
 from msbd_dist.core.spec import mask_files
 
 _LONGEST = 32  # characters of a name that is made of a value
-_DOUBLE = (".ome.zarr", ".ome.tif", ".ome.tiff")
+_DOUBLE = (".ome.zarr", ".ome.zarr.zip", ".zarr.zip", ".ome.tif", ".ome.tiff")
 
 
 def expanded(
@@ -100,9 +101,12 @@ def matching(pattern: str, folder: Path) -> list[str]:
 
 
 def absolute(place: str, folder: Path) -> str:
-    """A path from a folder on, without links; a URL stays."""
+    """A path from a folder on, without links; a URL stays, with its scheme in small letters."""
     if "://" in place:
-        return place
+        head, chained, tail = place.rpartition("::")
+        if chained and "://" not in tail:
+            return f"{plain_scheme(head)}::{absolute(tail, folder)}"
+        return plain_scheme(place)
     head, tail = os.path.split(os.path.join(folder, place))
     if tail in ("", ".", ".."):
         return os.path.realpath(os.path.join(head, tail))
@@ -117,7 +121,8 @@ def _real(folder: str) -> str:
 
 
 def name_of(place: str) -> str:
-    """The last part of a path or URL."""
+    """The last part of a path or URL, without what a web address says after it."""
+    place = place.partition("?")[0] if is_web(place) else place
     return place.rstrip("/").rsplit("/", 1)[-1]
 
 

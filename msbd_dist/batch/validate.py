@@ -20,7 +20,6 @@ from msbd_dist.canvas.combined import look_at_mask
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.outlines import is_outlines
-from msbd_dist.canvas.places import is_url
 from msbd_dist.core.spec import EditSpec, Result, mask_files
 from msbd_dist.errors import ManifestError, MsbdError
 from msbd_dist.models.card import Card, resolve
@@ -98,7 +97,7 @@ def _said(error: ManifestError) -> Problem:
 def _look_at_models(manifest: Manifest, checked: Checked) -> Card | None:
     """The models' card, unless something is wrong; what may be on the hub is not asked for."""
     family = manifest.models.family
-    if is_url(family) or (family.count("/") == 1 and not Path(family).exists()):
+    if family.count("/") == 1 and not Path(family).exists():
         return None
     try:
         return resolve(manifest.models)

@@ -23,8 +23,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from msbd_dist.canvas.archives import inside
+from msbd_dist.canvas.fetched import FetchedReader
 from msbd_dist.canvas.ome import OmeReader, is_zarr
-from msbd_dist.canvas.places import first_bytes, local_copy
+from msbd_dist.canvas.places import first_bytes, is_url, local_copy
 from msbd_dist.canvas.reader import Metadata, Reader, Samples
 from msbd_dist.canvas.tiff import Several, TiffReader, describe
 from msbd_dist.canvas.vips import VIPS_CODECS, VipsReader, expands
@@ -240,13 +242,20 @@ def width_x_height(size: Size) -> str:
 def open_reader(place: str) -> Reader:
     """The reader for what is at a path or URL. ImageError for what nobody can read exactly."""
     reader: Reader
-    if is_zarr(place):
+    if place.startswith("zip://"):
+        reader = OmeReader.open(inside(place))
+    elif is_zarr(place):
         reader = OmeReader.open(place)
+    elif (kind := _kind_of(place)) == "zip":
+        reader = OmeReader.open(inside(place))
     else:
-        kind = _kind_of(place)
-        reader = _tiff(place) if kind == "TIFF" else VipsReader.open(local_copy(place), kind)
+        reader = _tiff(place) if kind == "TIFF" else _by_vips(place, kind)
     log.debug("%s: read by %s", place, type(reader).__name__)
     return reader
+
+
+def _by_vips(place: str, kind: str) -> VipsReader:
+    return FetchedReader.of(place, kind) if is_url(place) else VipsReader.open(Path(place), kind)
 
 
 def _tiff(place: str) -> Reader:
@@ -270,11 +279,11 @@ def _tiff(place: str) -> Reader:
 
 def _by_libvips(place: str) -> Reader:
     metadata, unkept = describe(place)
-    return replace(VipsReader.open(local_copy(place), "TIFF"), metadata=metadata, unkept=unkept)
+    return replace(_by_vips(place, "TIFF"), metadata=metadata, unkept=unkept)
 
 
 def _kind_of(place: str) -> str:
-    """PNG, JPEG, TIFF or WebP by the first bytes, whatever the file is called."""
+    """PNG, JPEG, TIFF, WebP or zip by the first bytes, whatever the file is called."""
     try:
         start = first_bytes(place, 12)
     except FileNotFoundError:
@@ -293,5 +302,7 @@ def _kind_of(place: str) -> str:
         return "TIFF"
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WebP"
+    if start[:4] == b"PK\3\4":
+        return "zip"
     found = "empty" if not start else "not a PNG, JPEG, TIFF or WebP picture"
     raise ImageError(f"{place}: is {found}; convert it to PNG or TIFF")

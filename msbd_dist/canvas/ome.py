@@ -39,7 +39,15 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.errors import ContainsArrayError
 from zarr.storage import WrapperStore
 
-from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors, sync_folder
+from msbd_dist.canvas.files import (
+    READ_ONLY,
+    Files,
+    LocalFiles,
+    is_web,
+    open_files,
+    store_errors,
+    sync_folder,
+)
 from msbd_dist.canvas.reader import Loss, Metadata, Samples
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError, MsbdError, RunError
@@ -165,6 +173,15 @@ class _Level:
         names = [self.array.metadata.encode_chunk_key(tuple(map(int, where))) for where in grid]
         return [f"{self.path}/{name}".lstrip("/") for name in names]
 
+    def spread_keys(self, most: int) -> list[str]:
+        """The files of units that are spread over the array: of all of them, where they are at most
+        so many."""
+        across, step = len(self._counts[self.axes.index("x")]), -(-self.units // most) or 1
+        keys: list[str] = []
+        for number in range(0, len(self._counts[self.axes.index("y")]) * across, step):
+            keys += self.keys(*divmod(number, across))
+        return keys
+
     @property
     def _unit(self) -> tuple[int, ...]:
         return self.array.shards or self.array.chunks
@@ -258,6 +275,14 @@ class OmeReader:
             yield y, held[:rows]
             held = held[rows:]
 
+    def file_names(self, most: int) -> list[str]:
+        """Its files: those of metadata that it may have, and at most so many of its chunks, spread
+        over all levels."""
+        folders = ("", *(f"{path}/" for path in self._node.levels if path))
+        keys = [k for path in self._node.levels for k in self._level(path).spread_keys(most)]
+        step = -(-len(keys) // most) or 1
+        return [*(f"{folder}{name}" for folder in folders for name in _NO_CHUNKS), *keys[::step]]
+
     def __reduce__(self) -> tuple[Any, ...]:
         return OmeReader.open, (self.path,)
 
@@ -279,7 +304,9 @@ class OmeReader:
 
 def is_zarr(path: str) -> bool:
     """Whether a local folder, or what is at a URL, looks like a zarr; False where it can't be
-    read."""
+    read, and where an address ends with a query, which is that of one file."""
+    if is_web(path) and "?" in path:
+        return False
     try:
         files = open_files(path)
         if isinstance(files, LocalFiles):
@@ -352,6 +379,10 @@ def _json(url: str, files: Files, name: str) -> dict[str, Any] | None:
         data = files.read(name)
     except FileNotFoundError:
         return None
+    except PermissionError:  # what stores behind web servers say of what they have not
+        if is_web(url):
+            return None
+        raise
     try:
         found = json.loads(data)
     except ValueError:
@@ -362,11 +393,11 @@ def _json(url: str, files: Files, name: str) -> dict[str, Any] | None:
 
 
 def _has(files: Files, name: str) -> bool:
+    """Whether there is such metadata; a web server may send a page for whatever it has not."""
     try:
-        files.read(name)
-    except FileNotFoundError:
+        return files.read(name).lstrip()[:1] == b"{"
+    except (FileNotFoundError, PermissionError):
         return False
-    return True
 
 
 @contextmanager
@@ -957,6 +988,8 @@ def _ratio(fine: int, coarse: int, known: int) -> int:
 
 def can_patch(source: OmeReader) -> str | None:
     """Why a source's chunks can't be written anew, each by itself; None where they can."""
+    if (scheme := source.path.partition("://")[0]) in READ_ONLY:
+        return f"what is behind {scheme}:// can only be read"
     for path in source._node.levels:
         lossy = sorted(set(_codecs(source, path)) - _LOSSLESS)
         if lossy:

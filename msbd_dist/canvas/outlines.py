@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from math import acos, ceil, cos, hypot, pi, sin
 from typing import Any
 
+from msbd_dist.canvas.files import is_web
 from msbd_dist.canvas.places import first_bytes
 from msbd_dist.core.geometry import Size
 from msbd_dist.core.spec import Drawn, Vertex
@@ -29,7 +30,8 @@ Polygon = tuple[tuple[Vertex, ...], ...]
 
 def is_outlines(place: str) -> bool:
     """Does a path or URL name a file of outlines?"""
-    return place.lower().endswith(SUFFIXES)
+    name = place.partition("?")[0] if is_web(place) else place
+    return name.lower().endswith(SUFFIXES)
 
 
 def read_outlines(place: str, size: Size) -> Drawn:

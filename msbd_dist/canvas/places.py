@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
+import stat
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
-from msbd_dist.canvas.files import store_errors
+from msbd_dist.canvas.archives import archive_of
+from msbd_dist.canvas.files import is_web, store_errors, system_of
+from msbd_dist.errors import InputError
 
 _SETTLED = 2_000_000_000  # nanoseconds after which a file's times tell that it was changed again
-_CHANGED_WITH = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
+_CHANGED_WITH = ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "Content-MD5",
+                 "mtime", "updated", "created")  # fmt: skip
+_ASKED = 4096  # files of a zarr at a web server that are asked for
+_AT_ONCE = 32
 
 
 def is_url(place: str) -> bool:
@@ -27,8 +35,10 @@ def content_digest(place: str) -> str:
 
     SHA-256 of a file, and of a folder that of all names and files. Of what is behind a URL, that
     of all names, sizes and times of change (or the store's own tags of content): to read it all
-    would take too long.
+    would take too long. A web server can't list a zarr's files: there it is that of the metadata
+    and of up to 4096 of its chunks.
     """
+    place = archive_of(place) or place
     if not is_url(place) and not os.path.isdir(place):
         return _sha256(Path(place))
     digest = hashlib.sha256()
@@ -72,8 +82,10 @@ def _listing(place: str) -> list[tuple[str, int, str]]:
             for path in Path(place).rglob("*")
             if path.is_file()
         ]
+    if is_web(place):
+        return list(_web_listing(place))
     with store_errors(place):
-        system, path = fsspec.url_to_fs(place, use_listings_cache=False)
+        system, path = system_of(place)
         found: dict[str, dict[str, Any]] = system.find(path, detail=True)
         if not found:
             raise FileNotFoundError(place)
@@ -83,6 +95,48 @@ def _listing(place: str) -> list[tuple[str, int, str]]:
         ]
 
 
+def _web_listing(place: str) -> Iterator[tuple[str, int, str]]:
+    """The same of a file, or of a zarr's files, by asking for each."""
+    from msbd_dist.canvas.ome import OmeReader, is_zarr
+
+    if not is_zarr(place):
+        yield "", *_of_web_file(place)
+        return
+    root = place.rstrip("/")
+    names = OmeReader.open(root).file_names(_ASKED)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for name, found in zip(
+            names, pool.map(lambda n: _asked(f"{root}/{n}"), names), strict=True
+        ):
+            if found is not None:
+                yield name, found["size"] or 0, _changed(found)
+
+
+def _of_web_file(place: str) -> tuple[int, str]:
+    """Size, and what changes with the content: a digest of it, where the server tells nothing."""
+    found = _asked(place)
+    if found is None:
+        raise FileNotFoundError(place)
+    if told := _changed(found):
+        return found["size"] or 0, told
+    with _download(place) as copy:
+        return os.stat(copy.name).st_size, _sha256_of(Path(copy.name))
+
+
+def _asked(url: str) -> dict[str, Any] | None:
+    """What a web server says of a file; None where it has none."""
+    system, path = system_of(url)
+    try:
+        with store_errors(url):
+            found: dict[str, Any] = system.info(path)
+            return found
+    except FileNotFoundError as error:  # fsspec says so of everything
+        if error.__cause__ is None or getattr(error.__cause__, "status", None) in (404, 410):
+            return None
+        with store_errors(url):
+            raise error.__cause__ from None
+
+
 def _changed(info: dict[str, Any]) -> str:
     return str(next((info[key] for key in _CHANGED_WITH if info.get(key)), ""))
 
@@ -90,32 +144,87 @@ def _changed(info: dict[str, Any]) -> str:
 def first_bytes(place: str, count: int) -> bytes:
     """The beginning of a file. OSError where it can't be read."""
     if not is_url(place):
+        mode = os.stat(place).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "is not a regular file", place)
         with Path(place).open("rb") as file:
             return file.read(count)
+    if is_web(place):
+        return _web_start(place, count)[1]
     with store_errors(place):
-        system, path = fsspec.url_to_fs(place, use_listings_cache=False)
+        system, path = system_of(place)
         return bytes(system.cat_file(path, start=0, end=count))
+
+
+def takes_ranges(url: str) -> bool:
+    """Whether a web server sends a part of a file where a part is asked for."""
+    return _web_start(url, 1)[0] == 206
+
+
+def _web_start(url: str, count: int) -> tuple[int, bytes]:
+    """How a web server answers when the beginning of a file is asked for, and the beginning."""
+    from fsspec.asyn import sync
+
+    system, path = system_of(url)
+
+    async def ask() -> tuple[int, bytes]:
+        session = await system.set_session()
+        headers = {"Range": f"bytes=0-{count - 1}"}
+        async with session.get(system.encode_url(path), headers=headers) as answer:
+            if answer.status != 416:  # it is empty
+                answer.raise_for_status()
+            start = b"" if answer.status == 416 else await _read(answer.content, count)
+            return answer.status, start
+
+    with store_errors(url):
+        found: tuple[int, bytes] = sync(system.loop, ask)
+    return found
+
+
+async def _read(content: Any, count: int) -> bytes:
+    """Of a stream, so many bytes or all; a server that sends more is not listened to."""
+    parts: list[bytes] = []
+    while count and (part := await content.read(count)):
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
 
 
 def local_copy(place: str) -> Path:
     """A file as libraries want it that know no URLs: itself, or a copy in TMPDIR that lasts as long
     as this process wants it."""
-    return Path(_fetched(place, content_digest(place)).name) if is_url(place) else Path(place)
+    return Path(held_copy(place).name) if is_url(place) else Path(place)
+
+
+def held_copy(url: str) -> Any:
+    """A temporary file with what is at a URL: ``name`` says where, and it lasts at least as long as
+    it is held."""
+    return _fetched(url, content_digest(url))
 
 
 @lru_cache(maxsize=16)
 def _fetched(place: str, _: str) -> Any:
-    copy = tempfile.NamedTemporaryFile(prefix="msbd-", suffix=Path(place).suffix)  # noqa: SIM115
+    return _download(place)
+
+
+def _download(place: str) -> Any:
+    """A temporary file with the content of a URL; it goes when nobody holds it."""
+    suffix = re.search(r"\.\w{1,8}$", place.partition("?")[0])
+    copy = tempfile.NamedTemporaryFile(  # noqa: SIM115
+        prefix="msbd-", suffix=suffix[0] if suffix else ""
+    )
     with store_errors(place):
-        system, path = fsspec.url_to_fs(place, use_listings_cache=False)
+        system, path = system_of(place)
         system.get_file(path, copy.name)
     return copy
 
 
 def matching_urls(pattern: str) -> list[str]:
     """URLs of files, and of folders named ``.zarr``, that a URL with ``*`` matches; sorted."""
+    if is_web(pattern):
+        raise InputError(f"{pattern}: a web server can't be asked what there is; list the files")
     with store_errors(pattern):
-        system, path = fsspec.url_to_fs(pattern, use_listings_cache=False)
+        system, path = system_of(pattern)
         found: dict[str, dict[str, Any]] = system.glob(path, detail=True)
         return sorted(
             system.unstrip_protocol(name)

@@ -23,7 +23,8 @@ from typing import Any, Literal, Protocol, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from msbd_dist.canvas.files import store_errors
+from msbd_dist.canvas.files import is_web, store_errors, system_of
+from msbd_dist.canvas.places import local_copy, takes_ranges
 from msbd_dist.errors import ImageError
 
 
@@ -49,13 +50,13 @@ def open_bytes(path: str) -> Bytes:
     """A local file or the object at an fsspec URL. ImageError where there is none."""
     local = path.removeprefix("file://")
     try:
+        if is_web(path) and not takes_ranges(path):
+            return FetchedBytes(path)
         return UrlBytes(path) if "://" in local else LocalBytes(local)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise ImageError(f"{path}: is a folder, not a picture") from None
-    except (ImportError, ValueError) as error:
-        raise ImageError(f"{path}: {error}; for s3:// install msbd_dist[s3]") from None
     except OSError as error:
         raise ImageError(f"{path}: can't be read ({error.strerror or error})") from error
 
@@ -130,11 +131,9 @@ class UrlBytes:
     """An object at an fsspec URL; a few blocks of it are kept."""
 
     def __init__(self, url: str) -> None:
-        from fsspec.core import url_to_fs
-
         self.name = url
         with store_errors(url):
-            system, path = url_to_fs(url)
+            system, path = system_of(url)
             # the file system's object knows its size only once it is open
             self._file: Any = system.open(path, "rb", block_size=_BLOCK, cache_type="blockcache")
             self.size = self._file.seek(0, os.SEEK_END)
@@ -148,6 +147,22 @@ class UrlBytes:
         if len(data) != length:
             raise Damaged("it became shorter while it was read")
         return data
+
+
+class FetchedBytes:
+    """A file of a web server that sends whole files only: a copy, fetched again where it went."""
+
+    def __init__(self, url: str) -> None:
+        self.name = url
+        self._copy = LocalBytes(local_copy(url))
+        self.size = self._copy.size
+
+    def read(self, at: int, length: int) -> bytes:
+        try:
+            return self._copy.read(at, length)
+        except FileNotFoundError:
+            self._copy = LocalBytes(local_copy(self.name))
+            return self._copy.read(at, length)
 
 
 class HeldBytes:

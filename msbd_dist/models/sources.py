@@ -181,6 +181,11 @@ def locate(text: str) -> Folder | Hub | Path:
     path = Path(text).expanduser()
     if path.is_dir():
         return Folder(path)
+    if "://" in text:
+        raise ModelError(
+            f"{text}: models are not read from URLs: copy it to a folder that every worker has, "
+            f"and give its path"
+        )
     if path.suffix.lower() in PICKLES:
         raise ModelError(
             f"{text}: is a pickle, which can run code when loaded: give a .safetensors file or a "
