@@ -66,7 +66,7 @@ from msbd_dist.core.threads import intra_op_threads
 from msbd_dist.core.tiling import Grid
 from msbd_dist.errors import ImageError, NonFiniteError
 from msbd_dist.fleet.executor import Attempt, Beat
-from msbd_dist.models.bundle import Models, load
+from msbd_dist.models.bundle import Models, load, make_deterministic
 from msbd_dist.models.card import resolve
 
 log = logging.getLogger(__name__)
@@ -559,13 +559,6 @@ def _source(place: str) -> Picture:
             f"{error}; this is what the worker on {socket.gethostname()} says: pictures that are "
             "not taken in must be where every worker finds them"
         ) from None
-
-
-def make_deterministic() -> None:
-    """Choose CUDA kernels whose sums have a fixed order, wherever there is such a kernel."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _given(plan: Plan, stage: Stage, canvas: Canvas, slot: int) -> Given:

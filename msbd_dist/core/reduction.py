@@ -106,13 +106,14 @@ class GradientSum:
         self._add(self._flat[-2], loss)
 
     def _add(self, place: Tensor, values: Tensor) -> None:
-        """What is bad is counted, not added: it would make a sum of integers wrap."""
-        if not float(values.abs().max()) < _LARGEST:
-            self._flat[-1] += 1
-        elif self.kind == "exact":
-            place += (values.double() / _UNIT).round_().long()
-        else:
-            place += values
+        """What is bad is counted, not added: it would make a sum of integers wrap.
+
+        The host asks for no value here: it would wait for the card, once for each parameter.
+        """
+        good = values.abs().max() < _LARGEST  # not so where one is NaN
+        values = torch.where(good, values, 0.0)
+        self._flat[-1] += ~good
+        place += (values.double() / _UNIT).round_().long() if self.kind == "exact" else values
 
     def complete(self, index: int, team: Team) -> None:
         """No more is added to parameter ``index``: send what can be sent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from msbd_dist.models.likeness import Lpips
     from msbd_dist.models.rerank import Scorer
     from msbd_dist.models.upscale import Upscaler
+
+
+_WORKSPACE, _FIXED = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # of cuBLAS, as it wants it
 
 
 class Choice(NamedTuple):
@@ -58,6 +62,19 @@ def _multiplies_bfloat16() -> bool:
     ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     found = ask()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def make_deterministic() -> None:
+    """Let CUDA sum in a fixed order, in backward passes of attention too.
+
+    Such kernels are taken wherever there are any, and what has none is an error: where it only
+    warned, torch would go on with attention whose gradients differ from run to run. For this
+    process, before its first product.
+    """
+    if os.environ.get(_WORKSPACE) not in _FIXED:  # with others no product would be allowed
+        os.environ[_WORKSPACE] = _FIXED[0]
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=False)
 
 
 def load(card: Card, *, device: str = "auto") -> Models:
