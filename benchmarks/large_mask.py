@@ -134,7 +134,7 @@ def measure(folder: Path, side: int, pixels: float, workers: int) -> dict[str, A
         prompt="", seed=1, output=str(folder / "out.tif"), method=method,
     )  # fmt: skip
     card = replace(resolve(ModelSpec()), family=FAMILY)
-    models = steps.Models(ModelSpec(), card, "a stand-in")
+    models = steps.Models(ModelSpec(), card, {})
     out = open_files(folder / "run")
     began = time.perf_counter()
     edit = steps.prepare(spec, out / spec.id, models)

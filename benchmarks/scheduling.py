@@ -74,7 +74,7 @@ def measure(workers: int, edits: int, seconds: float) -> dict[str, Any]:
         folder = Path(name)
         out = open_files(folder / "run")
         specs = [_spec(folder, number) for number in range(edits)]
-        models = steps.Models(ModelSpec(), resolve(ModelSpec()), "none")
+        models = steps.Models(ModelSpec(), resolve(ModelSpec()), {})
         ahead = Ahead(specs, lambda spec: steps.prepare(spec, out / spec.id, models))
         todo = [edit for edit in ahead.look() if isinstance(edit, steps.Edit)]
         pool = RayExecutor(Sleepers(out.url, seconds), num_workers=workers, use_gpus=False)

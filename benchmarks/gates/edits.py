@@ -35,7 +35,7 @@ from msbd_dist.core.plan import Stage, Task
 from msbd_dist.core.spec import EditSpec, Method, ModelSpec
 from msbd_dist.fleet.executor import Attempt
 from msbd_dist.models.card import resolve
-from msbd_dist.models.fingerprint import fingerprint
+from msbd_dist.models.fingerprint import digests
 from msbd_dist.models.latent import LatentModel
 from msbd_dist.tiny.scenes import (
     Background,
@@ -321,7 +321,7 @@ class Studio:
         self._folder, self._files = folder, LocalFiles(folder)
         spec = ModelSpec(device="cpu")
         card = resolve(spec)
-        self._models = steps.Models(spec, card, fingerprint(card))
+        self._models = steps.Models(spec, card, digests(card))
         self._worker = TaskWorker(WorkerSpec(self._files.url, spec, 1))
         self._count = 0
 

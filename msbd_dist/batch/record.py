@@ -23,6 +23,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from msbd_dist.batch.identity import Identity
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.status import EditState
 from msbd_dist.canvas.files import Files, open_files
@@ -54,6 +55,7 @@ class EditRecord:
     inputs: dict[str, str]  # digests of the image's and the mask's content
     models: ModelSpec
     weights: str  # fingerprint of the models' files
+    files: dict[str, str] = field(default_factory=dict)  # of the models, and their digests
     bands: int = 3  # colours of the image: 1 or 3
     direct: bool = False  # workers read the image where it is; else it is taken into the canvas
     schema: int = SCHEMA
@@ -115,14 +117,19 @@ class WorkerSpec:
     run: str  # a path or URL
     models: ModelSpec
     threads: int
+    identity: Identity | None = None  # which a worker must have; None: any
 
     def __call__(self) -> Worker:
+        if self.identity is not None:
+            self.identity.require(self.models, SCHEMA)
         from msbd_dist.batch.worker import TaskWorker  # imports torch
 
         return TaskWorker(self)
 
     def prepare(self) -> None:
-        """Import what every task needs, before the first one comes."""
+        """Read the models' files, and import what every task needs, before the first one comes."""
+        with suppress(MsbdError):  # is told by the task that comes first
+            Identity.here(self.models, SCHEMA)
         with suppress(ImportError):  # is told by the task that needs it
             import msbd_dist.batch.worker
             import msbd_dist.models.latent  # noqa: F401

@@ -25,12 +25,15 @@ from typing import ClassVar, get_args
 from msbd_dist.batch import steps
 from msbd_dist.batch.ahead import Ahead
 from msbd_dist.batch.board import Board, Silent, Watch
+from msbd_dist.batch.changes import why_anew
 from msbd_dist.batch.estimate import save_profile
+from msbd_dist.batch.identity import Identity, deciding_packages
 from msbd_dist.batch.journal import Journal
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.page import has_page, show, write_edit
 from msbd_dist.batch.record import (
     QUARANTINE,
+    SCHEMA,
     THREADS,
     EditResult,
     ExecutorKind,
@@ -66,7 +69,7 @@ from msbd_dist.errors import (
 )
 from msbd_dist.fleet.executor import Executor, Outcome, SerialExecutor
 from msbd_dist.models.card import pinned, resolve
-from msbd_dist.models.fingerprint import fingerprint
+from msbd_dist.models.fingerprint import digests
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +160,7 @@ def run_manifest(
     load_run(files)  # a store that can't be reached is an error before any work
     card = resolve(manifest.models)
     manifest = manifest.with_(models=pinned(manifest.models, card))
-    models = steps.Models(manifest.models, card, fingerprint(card))
+    models = steps.Models(manifest.models, card, digests(card))
     specs = (spec for spec in manifest.edits if only is None or spec.id in only)
     board, peak = Board(files, watch, len(manifest.edits)), dict[str, int]()
     if only is not None:
@@ -190,7 +193,8 @@ def run_manifest(
                 files.remove(CANCEL)
                 board.state = "starting"
                 board.tell(now=True)
-                spec = WorkerSpec(files.url, manifest.models, THREADS)
+                identity = Identity(files=models.files, packages=deciding_packages(), schema=SCHEMA)
+                spec = WorkerSpec(files.url, manifest.models, THREADS, identity)
                 with closing(make_executor(launch, spec, epoch=lease.epoch)) as pool:
                     board.begin(pool.num_workers)
                     drive = Drive(ahead, pool, lease, board, stop, limits, launch.verify)
@@ -343,6 +347,8 @@ class Drive:
             running = self._active[edit.id] = Running(edit, story)
             self._board.enter(edit)
             self._journal.say(edit.id, f"begins, driver {os.getpid()} on {socket.gethostname()}")
+            if why := why_anew(edit):
+                self._journal.say(edit.id, why)
             yield from self._go_on(running)
 
     def _over(self) -> bool:

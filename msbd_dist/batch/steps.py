@@ -14,10 +14,10 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,7 @@ from msbd_dist.core.spec import EditSpec, ModelSpec, Verify, mask_files
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.fleet.executor import Attempt, History, RetryPolicy, persevere
 from msbd_dist.models.card import Card
+from msbd_dist.models.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,11 @@ class Models:
 
     spec: ModelSpec
     card: Card
-    weights: str  # fingerprint
+    files: Mapping[str, str]  # and their digests: `models.fingerprint.digests`
+
+    @cached_property
+    def weights(self) -> str:
+        return fingerprint(self.files)
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         inputs=earlier.inputs if earlier else inputs,
         models=models.spec,
         weights=models.weights,
+        files=dict(models.files),
         bands=picture.bands,
         direct=picture.random and (isinstance(files, LocalFiles) or is_url(spec.source)),
     )

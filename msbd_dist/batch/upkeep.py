@@ -31,7 +31,7 @@ from msbd_dist.core.plan import Stage
 from msbd_dist.core.spec import Verify, mask_files
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import resolve
-from msbd_dist.models.fingerprint import fingerprint
+from msbd_dist.models.fingerprint import digests, fingerprint
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 
@@ -112,7 +112,7 @@ def replay(
     if record.spec.in_place:
         raise RunError(f"{name}: was made in its image itself, which is not there any more")
     _require_same_image(record)
-    if fingerprint(resolve(record.models)) != record.weights:
+    if fingerprint(digests(resolve(record.models))) != record.weights:
         raise RunError(f"{name}: {record.models.family} holds other weights than it was made with")
     exported = ledger_of(out / name, record)["export"]
     with tempfile.TemporaryDirectory(prefix="msbd-verify-") as folder:

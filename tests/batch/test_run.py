@@ -35,7 +35,7 @@ from msbd_dist.errors import ModelError, MsbdError
 from msbd_dist.fleet.executor import Attempt
 from msbd_dist.models.card import bundled_folder, resolve
 
-MODELS = steps.Models(ModelSpec(), resolve(ModelSpec()), "the bundled ones")
+MODELS = steps.Models(ModelSpec(), resolve(ModelSpec()), {"unet": "the bundled one"})
 MakeManifest = Callable[..., Manifest]
 
 PLAIN = {**FAST, "seed": 3}  # of its two candidates CLIP takes the second

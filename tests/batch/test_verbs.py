@@ -26,7 +26,7 @@ from msbd_dist.canvas.files import open_files
 from msbd_dist.core.spec import ModelSpec, Result
 from msbd_dist.fleet.executor import WorkerError
 from msbd_dist.models.card import resolve
-from msbd_dist.models.fingerprint import fingerprint
+from msbd_dist.models.fingerprint import digests
 
 Msbd = Callable[..., tuple[int, str, str]]
 
@@ -277,7 +277,7 @@ def test_an_edit_that_kills_workers_is_set_aside_until_it_is_retried(
     manifest = manifest_of(tmp_path, {})
     run_directory = open_files(tmp_path / "run")
     (spec,) = manifest.edits
-    models = Models(ModelSpec(), resolve(ModelSpec()), fingerprint(resolve(ModelSpec())))
+    models = Models(ModelSpec(), resolve(ModelSpec()), digests(resolve(ModelSpec())))
     edit = prepare(spec, run_directory / spec.id, models)
     set_aside(edit, failed(spec.id, WorkerError("it killed its worker 3 times")))
     (result,) = run_manifest(manifest, tmp_path / "run", executor="serial").edits

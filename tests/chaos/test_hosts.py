@@ -16,9 +16,11 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+import yaml
 from campaign import broken_promises, digests
 
 from msbd_dist.batch.manifest import Manifest
+from msbd_dist.models.card import bundled_folder
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.long
@@ -180,16 +182,8 @@ def _works(command: list[str]) -> bool:
 def test_two_hosts_that_share_no_files_make_the_same_bytes(
     edits: Manifest, quiet: dict[str, str], hosts: Hosts, store: str, tmp_path: Path, fault: str
 ) -> None:
-    ray = str(Path(sys.executable).with_name("ray"))
-    here, there = hosts.addresses
-    start = [ray, "start", "--num-cpus", "1", "--disable-usage-stats"]
-    head = [*start, "--head", "--include-dashboard", "false", "--node-ip-address", here]
-    for host, command in (
-        (0, [*head, "--port", "6399", "--temp-dir", hosts.temp]),
-        (1, [*start, "--address", f"{here}:6399", "--node-ip-address", there]),
-    ):
-        subprocess.run(hosts.command(host, *command), check=True, capture_output=True, timeout=120)
-    script = [sys.executable, str(HERE / "driver.py"), str(edits.path), store, "2", f"{here}:6399"]
+    address = start_ray(hosts)
+    script = [sys.executable, str(HERE / "driver.py"), str(edits.path), store, "2", address]
     log = tmp_path / "driver.log"
     with log.open("w") as file:
         driver = subprocess.Popen(hosts.command(0, *script), stdout=file, stderr=file)
@@ -203,3 +197,85 @@ def test_two_hosts_that_share_no_files_make_the_same_bytes(
     subprocess.run(hosts.command(0, *seen), check=True, capture_output=True, timeout=120)
     found = json.loads((tmp_path / "seen.json").read_text())
     assert found == {"digests": quiet, "wrong": []}
+
+
+def start_ray(hosts: Hosts, *, first: str = "true", second: str = "true") -> str:
+    """A Ray of both hosts, one CPU each; its address. Each raylet sees what its shell command makes
+    of the files, and nobody else does."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    here, there = hosts.addresses
+    start = f"{ray} start --num-cpus 1 --disable-usage-stats"
+    head = f"{start} --head --include-dashboard false --port 6399 --temp-dir {hosts.temp}"
+    for host, command in (
+        (0, f"{first} && {head} --node-ip-address {here}"),
+        (1, f"{second} && {start} --address {here}:6399 --node-ip-address {there}"),
+    ):
+        shell = hosts.command(host, "sh", "-c", command)
+        subprocess.run(shell, check=True, capture_output=True, timeout=120)
+    return f"{here}:6399"
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Path:
+    """A copy of the bundled family, one of it with another weight, and nothing."""
+    for name in ("family", "other"):
+        shutil.copytree(bundled_folder(), tmp_path / name)
+    file = tmp_path / "other" / "unet" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-2] ^= 0x40
+    file.write_bytes(data)
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "family"
+
+
+def drive(hosts: Hosts, edits: Manifest, family: Path, out: Path, address: str) -> tuple[int, str]:
+    manifest = out.with_suffix(".yaml")
+    rows = yaml.safe_load(edits.path.read_text())
+    rows["defaults"] = {"image": str(edits.path.parent / "image.png")}
+    rows["defaults"]["mask"] = str(edits.path.parent / "mask.png")
+    rows["edits"] = [
+        {k: v for k, v in edit.items() if k not in rows["defaults"]} for edit in rows["edits"]
+    ]
+    manifest.write_text(yaml.safe_dump({"models": str(family), **rows}))
+    script = [sys.executable, str(HERE / "driver.py"), str(manifest), str(out), "2", address]
+    done = subprocess.run(hosts.command(0, *script), capture_output=True, text=True, timeout=400)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ("other", "unet/diffusion_pytorch_model.safetensors differs"),
+        ("empty", "has no model_index.json"),
+    ],
+)
+def test_a_host_with_another_model_or_none_is_named_and_left_out(
+    edits: Manifest,
+    quiet: dict[str, str],
+    hosts: Hosts,
+    family: Path,
+    tmp_path: Path,
+    there: str,
+    words: str,
+) -> None:
+    hide = f"mount --bind {tmp_path / there} {family}"
+    code, said = drive(hosts, edits, family, tmp_path / "out", start_ray(hosts, second=hide))
+    assert code == 0, said
+    (told,) = (line for line in said.splitlines() if "gets no work" in line)
+    assert f"({hosts.addresses[1]}) gets no work" in told
+    assert words in told
+    assert digests(tmp_path / "out") == quiet
+
+
+def test_where_no_host_has_the_model_the_run_ends_and_names_both(
+    edits: Manifest, hosts: Hosts, family: Path, tmp_path: Path
+) -> None:
+    hide, other = (f"mount --bind {tmp_path / name} {family}" for name in ("empty", "other"))
+    code, said = drive(
+        hosts, edits, family, tmp_path / "out", start_ray(hosts, first=hide, second=other)
+    )
+    assert code == 3, said
+    told = said.splitlines()[-1]
+    assert all(f"({address}): " in told for address in hosts.addresses)
+    assert "has no model_index.json" in told
+    assert "unet/diffusion_pytorch_model.safetensors differs" in told
