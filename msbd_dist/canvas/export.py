@@ -33,8 +33,9 @@ from msbd_dist.canvas.images import Picture, from_float, width_x_height
 from msbd_dist.canvas.ome import OmeReader
 from msbd_dist.canvas.places import stored_bytes
 from msbd_dist.canvas.reader import LOSSES, Loss, Samples
-from msbd_dist.canvas.tiff import TiffReader, page_loss
-from msbd_dist.canvas.tiff_tags import add_exif
+from msbd_dist.canvas.tiff import TiffReader, grafted, page_loss
+from msbd_dist.canvas.tiff_add import add
+from msbd_dist.canvas.tiff_own import RESOLUTION
 from msbd_dist.canvas.vips import Streamed, reason, strip_rows
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.spec import LossName, OmeVersion, TiffWay, Verify
@@ -208,7 +209,9 @@ def losses(picture: Picture, target: Path | str, how: How) -> list[Loss]:
     if kind != "PNG":
         chunks = picture.metadata.chunks
         lost += [Loss("colours", f"the PNG's {name} chunk") for name in chunks]
-    lost += map(page_loss, picture.metadata.pages)
+    if kind != "TIFF":
+        lost += [loss for loss, _ in picture.metadata.own if loss]
+        lost += map(page_loss, picture.metadata.pages)
     lost += picture.reader.unkept
     if kind in ("WebP", "JPEG", "DeepZoom") and picture.dtype != np.uint8:
         lost.append(Loss("16-bit", "16 bits"))
@@ -469,8 +472,14 @@ def _save_tiff(image: Any, place: Path, picture: Picture, how: How) -> None:
         options |= {"pyramid": True, "subifd": True, "region_shrink": "mean"}
     raw = picture.raw_bytes * (4 / 3 if pyramid else 1)
     image.tiffsave(str(place), bigtiff=raw > _CLASSIC_TIFF, **options)
-    if picture.metadata.exif:
-        add_exif(place, picture.metadata.exif)  # libvips writes none
+    held, reader = picture.metadata, picture.reader
+    add(
+        place,
+        exif=held.exif,  # libvips writes none, but a resolution always
+        own=[block for _, block in held.own],
+        pages=grafted(reader.contents) if isinstance(reader, TiffReader) else (),
+        without=RESOLUTION if held.resolution is None else set(),
+    )
 
 
 def _save_deepzoom(image: Any, place: Path, picture: Picture, how: How) -> None:

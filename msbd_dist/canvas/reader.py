@@ -58,6 +58,7 @@ class Metadata:
     resolution: tuple[float, float] | None = None  # pixels per millimetre, x and y
     fields: Mapping[str, str | bytes] = field(default_factory=dict)  # more, as libvips calls it
     chunks: Mapping[str, bytes] = field(default_factory=dict)  # a PNG's other ones, whole, by name
+    own: tuple[tuple[Loss | None, bytes], ...] = ()  # tags of TIFFs alone, as small TIFFs
     pages: tuple[str, ...] = ()  # names of a TIFF's other pictures: mask, label
     others: tuple[str, ...] = ()  # names of what else there is and nobody here writes
 

@@ -25,14 +25,12 @@ from typing import Any, TypeAlias, cast
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import TiffTags as TagNames
 
 from msbd_dist.canvas.reader import Loss, Metadata, Samples
-from msbd_dist.canvas.tiff_pages import is_aperio, is_thumbnail, name_of, role, slices
+from msbd_dist.canvas.tiff_add import Grafted, can_graft
+from msbd_dist.canvas.tiff_own import own_tags, unknown
+from msbd_dist.canvas.tiff_pages import flags_of, is_aperio, is_thumbnail, name_of, role, slices
 from msbd_dist.canvas.tiff_tags import (
-    EXIF,
-    GPS,
-    NAMES,
     Bytes,
     Damaged,
     Directory,
@@ -502,11 +500,6 @@ class Segments:
 
 # ---------------------------------------------------------------- the reader
 
-_KEPT = {  # structure, resolution, what is handed on, and what names the writing software
-    254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 270, 273, 274, 277, 278, 279, 280, 281,
-    282, 283, 284, 292, 293, 296, 305, 306, 317, 320, 322, 323, 324, 325, 330, 338, 339, 347, 529,
-    530, 531, 532, 700, 32997, 33723, 34377, 34675, 42113, 50674,
-}  # fmt: skip
 _SHAPE = '{"shape":'  # so begins what tifffile writes as a description: no person's words
 _UNITS = {2: 25.4, 3: 10.0}  # millimetres
 
@@ -725,13 +718,31 @@ def _subifds(tags: Tags, page: Directory) -> list[int]:
 
 def held_by(contents: Contents) -> tuple[Metadata, tuple[Loss, ...]]:
     """What a file holds besides samples, and the names of what nobody can keep of it."""
-    page, entries = contents.page, contents.page.directory.entries
+    page = contents.page
     metadata, lost = _metadata(page)
-    lost += [tag_loss(code) for code in sorted(entries.keys() - _KEPT - NAMES - {EXIF, GPS})]
+    lost += unknown(page.directory)
     if page.samples > page.bands and not page.extra:
         lost.append(EXTRA_CHANNEL)
-    names = ("mask",) * bool(contents.masks) + tuple(name for name, _ in contents.beside)
+    pages = _beside(contents)
+    lost += [page_loss(name) for name, page in pages if not _goes_along(name, page)]
+    names = tuple(name for name, page in pages if _goes_along(name, page))
     return replace(metadata, pages=names), tuple(lost)
+
+
+def grafted(contents: Contents) -> list[Grafted]:
+    """The pages beside the picture that a new TIFF gets as they are: its mask, a slide's label."""
+    return [page for name, page in _beside(contents) if _goes_along(name, page)]
+
+
+def _beside(contents: Contents) -> list[tuple[str, Grafted]]:
+    """All that isn't the picture, without the masks of its smaller versions."""
+    tags = contents.page.tags
+    masks = [("mask", mask) for mask in contents.masks if not flags_of(tags, mask) & 1]
+    return [(name, Grafted(tags, page)) for name, page in (*masks, *contents.beside)]
+
+
+def _goes_along(name: str, page: Grafted) -> bool:
+    return name != "picture" and can_graft(page)
 
 
 def _orientation(tags: Tags, page: Directory) -> int:
@@ -757,6 +768,7 @@ def _metadata(page: Page) -> tuple[Metadata, list[Loss]]:
         xmp=tags.raw(entries[700]) if 700 in entries else None,
         resolution=(x / _UNITS[unit], y / _UNITS[unit]) if known else None,
         fields=_fields(page),
+        own=own_tags(tags, page.directory),
     )
     return metadata, lost
 
@@ -783,9 +795,3 @@ def page_loss(name: str) -> Loss:
     if name == "mask":
         return Loss("alpha", "the mask of what is seen")
     return Loss("second-picture", f"another picture ({name})")
-
-
-def tag_loss(code: int) -> Loss:
-    """A tag that no new file has."""
-    name = TagNames.lookup(code).name
-    return Loss("tags", f"TIFF tag {code if name == 'unknown' else name}")

@@ -64,7 +64,7 @@ def can_copy(source: TiffReader, changed: Iterable[Box] | None = None) -> str | 
         return "it isn't a file of this machine"
     if _LAYERS in page.directory.entries:
         return "its Photoshop layers would still show the old picture"
-    if "picture" in source.metadata.pages:
+    if "picture" in dict(source.contents.beside):
         return "another picture in it might still show the old one"
     why = _unwritable(page)
     if why:

@@ -27,11 +27,16 @@ _STK = 33629  # MetaMorph: one value for each plane
 
 def role(tags: Tags, page: Directory) -> Role:
     """What a page says that it is: a smaller version of another one, a mask, or neither."""
-    flags = _number(tags, page, 254)
+    flags = flags_of(tags, page)
     if flags & 4 or _number(tags, page, 262) == 4:
         return "mask"
     older = _number(tags, page, 255) == 2  # the flag that NewSubfileType took the place of
     return "smaller" if flags & 1 or older or 513 in page.entries else "page"
+
+
+def flags_of(tags: Tags, page: Directory) -> int:
+    """What NewSubfileType says: 1 a smaller version, 4 a mask."""
+    return _number(tags, page, 254)
 
 
 def is_thumbnail(page: Directory) -> bool:

@@ -3,7 +3,6 @@
     tags = Tags(open_bytes("slide.tif"))
     page = tags.directory(tags.first)
     exif_of(tags, page)            # a block that PNG, JPEG and WebP hold as it is
-    add_exif(path, block)          # into a TIFF that somebody else wrote
 
 Classic and big TIFFs, in either byte order. What a header says is believed only where it lies
 inside the file.
@@ -390,27 +389,35 @@ def exif_of(tags: Tags, page: Directory) -> bytes | None:
     """
     if not page.entries.keys() & (NAMES - _ALWAYS | {EXIF, GPS}):
         return None
-    fields = _exif_fields(tags, page)
+    return _small(tags, exif_fields(tags, page))
+
+
+def block_of(tags: Tags, page: Directory, codes: set[int]) -> bytes:
+    """Some tags of a page as a TIFF of their own, without a picture."""
+    return _small(tags, fields_of(tags, page, codes))
+
+
+def _small(tags: Tags, fields: Fields) -> bytes:
     head = b"II*\0" if tags.order == "<" else b"MM\0*"
-    blob, at = _laid_out(fields, 8, tags.order, big=False)
+    blob, at = laid_out(fields, 8, tags.order, big=False)
     return head + struct.pack(tags.order + "I", at) + blob
 
 
-def _exif_fields(tags: Tags, page: Directory) -> Fields:
-    return _fields(tags, page, NAMES) | {
+def exif_fields(tags: Tags, page: Directory) -> Fields:
+    return fields_of(tags, page, NAMES) | {
         code: _inner(tags, entry) for code, entry in page.entries.items() if code in (EXIF, GPS)
     }
 
 
 def _inner(tags: Tags, pointer: Entry) -> Fields:
     page = tags.directory(int(tags.integers(pointer)[0]))
-    fields = _fields(tags, page)
+    fields = fields_of(tags, page)
     if pointer.code == EXIF and INTEROP in page.entries:
         fields |= {INTEROP: _inner(tags, page.entries[INTEROP])}
     return fields
 
 
-def _fields(tags: Tags, page: Directory, only: set[int] | None = None) -> Fields:
+def fields_of(tags: Tags, page: Directory, only: set[int] | None = None) -> Fields:
     """A directory's tags, in a classic TIFF's types; without pointers and what leaves the file."""
     fields: Fields = {}
     for code, entry in page.entries.items():
@@ -426,8 +433,13 @@ def _fields(tags: Tags, page: Directory, only: set[int] | None = None) -> Fields
     return fields
 
 
-def _laid_out(fields: Fields, at: int, order: str, *, big: bool) -> tuple[bytes, int]:
-    """A directory and all it points to, for position ``at``: (bytes, where the directory is)."""
+def laid_out(
+    fields: Fields, at: int, order: str, *, big: bool, following: int = 0
+) -> tuple[bytes, int]:
+    """A directory and all it points to, for position ``at``: (bytes, where the directory is).
+
+    ``following``: where the next page is.
+    """
     blob, cells = b"", b""
     width, offset = (8, "Q") if big else (4, "I")
     for code in sorted(fields):
@@ -439,69 +451,11 @@ def _laid_out(fields: Fields, at: int, order: str, *, big: bool) -> tuple[bytes,
                 blob += data + bytes(-len(data) % 8)
                 data = struct.pack(order + offset, where)
         else:
-            inner, where = _laid_out(value, at + len(blob), order, big=big)
+            inner, where = laid_out(value, at + len(blob), order, big=big)
             blob += inner
             # Pillow doesn't follow the type that was made for directories in big TIFFs
             kind, count, data = (16 if big else 4), 1, struct.pack(order + offset, where)
         cells += struct.pack(order + "HH" + offset, code, kind, count) + data.ljust(width, b"\0")
     number = struct.pack(order + ("Q" if big else "H"), len(fields))
-    ifd = number + cells + bytes(width)
+    ifd = number + cells + struct.pack(order + offset, following)
     return blob + ifd + bytes(-len(ifd) % 8), at + len(blob)
-
-
-def add_exif(path: Path, exif: bytes) -> None:
-    """Give a TIFF's first page the EXIF and GPS of a block (II*. or MM.*), in place of its own.
-
-    Also the block's camera and author, where the page has none. The orientation stays the page's.
-    All of it is appended, and only then the header points to it: a crash before leaves the file as
-    it was. Raises ImageError where the block is none or a classic TIFF would pass 4 GiB.
-    """
-    try:
-        block = Tags(HeldBytes(exif))
-        given = _exif_fields(block, block.directory(block.first))
-    except Damaged as error:
-        raise ImageError(f"{path}: the EXIF to be added is damaged ({error})") from None
-    try:
-        file = LocalBytes(path, write=True)
-        tags = Tags(file)
-        page = tags.directory(tags.first)
-    except Damaged as error:
-        raise ImageError(f"{path}: is a damaged TIFF ({error}); get it again") from None
-    fields = {c: v for c, v in given.items() if c in (EXIF, GPS) or c not in page.entries}
-    if block.order != tags.order:
-        fields = _swapped(fields)
-    at = file.size + -file.size % 8
-    blob, where = _moved(tags, page, fields, at)
-    if not tags.big and at + len(blob) >= 2**32:
-        raise ImageError(f"{path}: EXIF would take it past 4 GiB; write it as BigTIFF")
-    file.write(at, blob)
-    file.sync()
-    file.write(8 if tags.big else 4, tags.pack(tags.offset, where))
-    file.sync()
-
-
-def _moved(tags: Tags, page: Directory, fields: Fields, at: int) -> tuple[bytes, int]:
-    """A page's directory with more fields, for position ``at``; what it points to stays."""
-    extra, own = _laid_out(fields, at, tags.order, big=tags.big)
-    start, size = struct.calcsize("=" + tags.number), 4 + 2 * tags.width
-    new = extra[own - at + start :]
-    cells = {code: new[i * size : (i + 1) * size] for i, code in enumerate(sorted(fields))}
-    kept = {c: tags.file.read(e.cell, size) for c, e in page.entries.items() if c not in cells}
-    every = kept | cells
-    ifd = tags.pack(tags.number, len(every)) + b"".join(every[code] for code in sorted(every))
-    return extra + ifd + tags.pack(tags.offset, page.next), at + len(extra)
-
-
-_UNITS = {3: 2, 8: 2, 4: 4, 5: 4, 9: 4, 10: 4, 11: 4, 13: 4, 12: 8}  # others: single bytes
-
-
-def _swapped(fields: Fields) -> Fields:
-    """The same in the other byte order."""
-
-    def swap(value: Value | Fields) -> Value | Fields:
-        if not isinstance(value, Value):
-            return _swapped(value)
-        data = np.frombuffer(value.data, f"u{_UNITS.get(value.kind, 1)}").byteswap().tobytes()
-        return Value(value.kind, value.count, data)
-
-    return {code: swap(value) for code, value in fields.items()}

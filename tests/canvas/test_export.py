@@ -243,7 +243,7 @@ def test_what_is_not_edited_is_copied_as_it_is_compressed(tmp_path: Path, kind: 
 
 
 def test_a_copy_loses_nothing(tmp_path: Path) -> None:
-    tags = [(65000, "s", 0, "private", True)]
+    tags = [(65000, "I", 1, 7, True)]
     tifffile.imwrite(tmp_path / "a.tif", noise(8, 3), photometric="rgb", extratags=tags)
     picture = Picture.open(tmp_path / "a.tif")
     assert losses(picture, tmp_path / "b.tif", How()) == []

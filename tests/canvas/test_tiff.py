@@ -26,8 +26,8 @@ from tiffs import Array, add_tag, edited_copy, make, picture, read_back
 
 from msbd_dist.canvas import tiff
 from msbd_dist.canvas.tiff import TiffReader
+from msbd_dist.canvas.tiff_add import add
 from msbd_dist.canvas.tiff_copy import TileCounts, can_copy, copy_with_edits
-from msbd_dist.canvas.tiff_tags import add_exif
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError
 
@@ -602,7 +602,7 @@ def test_exif_is_added_and_read_by_others_and_by_us(
     path, samples = tmp_path / "a.tif", picture(40, 50)
     make(path, samples, bigtiff=big, byteorder=order, resolution=(300, 300), description="words")
     before = path.read_bytes()
-    add_exif(path, a_camera_s_exif(block_order, orientation=6))
+    add(path, exif=a_camera_s_exif(block_order, orientation=6))
     after = path.read_bytes()
     assert after[16 if big else 8 : len(before)] == before[16 if big else 8 :]
     assert np.array_equal(read_back(path), samples)
@@ -632,7 +632,7 @@ def test_exif_is_added_and_read_by_others_and_by_us(
 
 def test_exif_goes_on_into_a_png_and_back(tmp_path: Path) -> None:
     make(tmp_path / "a.tif", picture(40, 50))
-    add_exif(tmp_path / "a.tif", a_camera_s_exif())
+    add(tmp_path / "a.tif", exif=a_camera_s_exif())
     block = TiffReader.open(str(tmp_path / "a.tif")).metadata.exif
     assert block is not None
     for suffix in ("png", "jpg", "webp"):
@@ -655,10 +655,10 @@ def test_exif_that_pillow_wrote_is_read(tmp_path: Path) -> None:
 def test_exif_takes_the_place_of_exif(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     make(path, picture(40, 50))
-    add_exif(path, a_camera_s_exif())
+    add(path, exif=a_camera_s_exif())
     exif = Image.Exif()
     exif.get_ifd(34665).update({34855: 1600})
-    add_exif(path, exif.tobytes().removeprefix(b"Exif\0\0"))
+    add(path, exif=exif.tobytes().removeprefix(b"Exif\0\0"))
     with Image.open(path) as image:
         assert dict(image.getexif().get_ifd(34665)) == {34855: 1600}
         assert image.getexif()[272] == "Model 7"
@@ -671,7 +671,7 @@ def test_a_block_that_is_no_exif_leaves_the_file_as_it_was(tmp_path: Path) -> No
     before = path.read_bytes()
     for block in (b"", b"nothing", b"II*\0\xff\xff\xff\xff"):
         with pytest.raises(ImageError, match="EXIF"):
-            add_exif(path, block)
+            add(path, exif=block)
     assert path.read_bytes() == before
 
 
@@ -686,7 +686,7 @@ def test_a_crash_before_the_header_leaves_the_old_file(
 
     monkeypatch.setattr("msbd_dist.canvas.tiff_tags.LocalBytes.sync", crash)
     with pytest.raises(KeyboardInterrupt):
-        add_exif(path, a_camera_s_exif())
+        add(path, exif=a_camera_s_exif())
     assert np.array_equal(read_back(path), stored)
     assert TiffReader.open(str(path)).metadata.exif is None
 
@@ -709,6 +709,7 @@ def test_what_else_a_file_holds_is_told(tmp_path: Path) -> None:
         (34377, 7, 6, b"8BIMxx", True),
         (33550, 12, 3, (1.0, 1.0, 0.0), True),
         (65000, 3, 1, 7, True),
+        (65001, 4, 1, 7, True),  # it might be an address
         (274, 3, 1, 6, True),
     ]
     make(path, picture(40, 50), extratags=extra, description="words", resolution=(300, 150),
@@ -719,7 +720,8 @@ def test_what_else_a_file_holds_is_told(tmp_path: Path) -> None:
     assert metadata.resolution == pytest.approx((300 / 25.4, 150 / 25.4))
     assert metadata.names[-3:] == ("IPTC", "Photoshop resources", "description")
     assert reader.orientation == 6
-    assert [*map(str, reader.unkept)] == ["TIFF tag ModelPixelScaleTag", "TIFF tag 65000"]
+    assert [str(loss) for loss, _ in metadata.own if loss] == ["geo tags", "TIFF tag 65000"]
+    assert [*map(str, reader.unkept)] == ["TIFF tag 65001"]
 
 
 def test_a_resolution_without_a_unit_is_none(tmp_path: Path) -> None:
@@ -959,7 +961,7 @@ def test_jpeg_levels_below_an_exact_picture_are_made_anew(tmp_path: Path) -> Non
 def test_a_copy_keeps_exif_and_every_tag(tmp_path: Path) -> None:
     source, target = tmp_path / "a.tif", tmp_path / "b.tif"
     make(source, picture(75, 101), iccprofile=b"a profile", description="words")
-    add_exif(source, a_camera_s_exif())
+    add(source, exif=a_camera_s_exif())
     edited_copy(source, target, EDIT)
     assert TiffReader.open(str(target)).metadata == TiffReader.open(str(source)).metadata
     with Image.open(target) as image:
