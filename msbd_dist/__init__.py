@@ -22,7 +22,7 @@ __all__ = ["InputError", "MsbdError", "edit", "run"]
 
 def edit(
     image: str | Path,
-    mask: str | Path,
+    mask: str | Path | list[float] | dict[str, Any],
     prompt: str,
     *,
     output: str | Path,
@@ -37,6 +37,7 @@ def edit(
 ) -> Path:
     """Edit one picture and return the path of the finished one.
 
+    ``mask`` is a file, or a box ``[x, y, width, height]`` or a mapping as manifests have them.
     ``options`` are options of the method (``margin``, ``steps``, ``repaint``, ...) and
     ``negative_prompt``. Samples outside the mask equal the input's. Raises `MsbdError` with one
     line that says what is wrong; `InputError` where the input is.

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from msbd_dist.batch.documents import Place
+from msbd_dist.batch.keys import mask_argument
 from msbd_dist.batch.manifest import make_edit, parse_settings
 from msbd_dist.batch.measures import Sides, Values, Window, appearance, framed, likeness, rounded
 from msbd_dist.batch.steps import streamed
@@ -67,9 +68,10 @@ def measure(
 ) -> Measured:
     """Measure an edit from its files.
 
-    ``mask`` is any file that an edit may have as its mask. ``margin`` and ``settings``, options of
-    the method as KEY=VALUE, say where the edit's segments were. Raises `InputError`: files that
-    can't be read or don't fit one another, an empty mask, a model that is not there.
+    ``mask`` is any that an edit may have, a box or a mapping in brackets. ``margin`` and
+    ``settings``, options of the method as KEY=VALUE, say where the edit's segments were. Raises
+    `InputError`: files that can't be read or don't fit one another, an empty mask, a model that is
+    not there.
     """
     spec = _spec(before, mask, prompt, settings or [], margin)
     picture, edited = Picture.open(spec.source), Picture.open(after)
@@ -106,7 +108,8 @@ def measure(
 def _spec(
     image: str, mask: str, prompt: str, settings: list[str], margin: float | None
 ) -> EditSpec:
-    values: dict[str, Any] = {"id": "measure", "image": image, "mask": mask, "prompt": prompt}
+    values: dict[str, Any] = {"id": "measure", "image": image, "mask": mask_argument(mask)}
+    values["prompt"] = prompt
     values |= {} if margin is None else {"margin": margin}
     values |= parse_settings(settings)
     return make_edit(values, folder=Path.cwd(), where=Place(None, {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from msbd_dist.batch.keys import mask_value
 from msbd_dist.batch.record import EditRecord, load_edit, load_run
 from msbd_dist.batch.status import load_status
 from msbd_dist.canvas.files import Files
@@ -29,7 +30,7 @@ def describe(out: Files, edit: str) -> dict[str, Any]:
     return found | {
         "image": record.spec.image,
         "size": [record.plan.image.width, record.plan.image.height],
-        "mask": record.spec.mask if isinstance(record.spec.mask, str) else asdict(record.spec.mask),
+        "mask": mask_value(record.spec.mask),
         "prompt": record.spec.prompt,
         "negative_prompt": record.spec.negative_prompt,
         "seed": record.seed,

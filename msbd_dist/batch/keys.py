@@ -7,11 +7,13 @@ is in it; its errors name the place, what was got, what is wanted, and the neare
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, asdict, fields
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -28,13 +30,15 @@ from pydantic import (
     create_model,
 )
 
-from msbd_dist.batch.documents import At, Place
+from msbd_dist.batch.documents import At, Place, scalar
 from msbd_dist.core.spec import (
     Combined,
     Device,
     Drawn,
     EditSpec,
     LossName,
+    MaskFile,
+    MaskFrom,
     MaskSpec,
     Method,
     ModelSpec,
@@ -53,7 +57,7 @@ TEXT_KEYS = ("id", "prompt", "negative_prompt", "output", "ome_zarr")
 FILE_KEYS = ("image", "mask")
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_MASK_WANTED = "a file, a box [x, y, width, height], or a mapping of any, boxes and polygons"
+_MASK_WANTED = "a file, a box [x, y, width, height], or a mapping of file, any, boxes and polygons"
 
 
 class _Keys(BaseModel):
@@ -140,9 +144,26 @@ def _mask_form(value: Any) -> str | None:
     return next((form for kind, form in forms if isinstance(value, kind)), None)
 
 
-class MaskKeys(_Keys):
-    """A mask of several parts: what any of them holds, then inverted, then grown."""
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | int) and not isinstance(value, bool) else value
 
+
+_MEANT = {f.name: f.metadata["what"] for f in fields(MaskFile) if f.metadata}
+
+
+class MaskKeys(_Keys):
+    """A mask of a file or of several parts: what any of them holds, then inverted, then grown."""
+
+    file: str | None = pydantic.Field(None, description="a file, with what is meant by it")
+    from_: MaskFrom | None = pydantic.Field(None, alias="from", description=_MEANT["from_"])
+    values: Annotated[
+        list[Annotated[int, pydantic.Field(ge=0, le=2**63 - 1)]],
+        BeforeValidator(_listed, json_schema_input_type=int | list[int]),
+    ] = pydantic.Field([], description=_MEANT["values"])
+    image_id: int | str | None = pydantic.Field(None, description=_MEANT["image_id"])
+    category: Annotated[
+        list[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])
+    ] = pydantic.Field([], description=_MEANT["category"])
     any: list[Mask] = pydantic.Field([], description="masks, of which every pixel is taken")
     boxes: list[Rectangle] = pydantic.Field([], description="[x, y, width, height] in pixels")
     polygons: list[Polygon] = pydantic.Field(
@@ -155,8 +176,13 @@ class MaskKeys(_Keys):
 
     @pydantic.model_validator(mode="after")
     def _not_empty(self) -> MaskKeys:
-        if not (self.any or self.boxes or self.polygons):
-            raise ValueError("at least one of any, boxes and polygons")
+        if not (self.file or self.any or self.boxes or self.polygons):
+            raise ValueError("at least one of file, any, boxes and polygons")
+        meant = [key for key in ("from_", *_MEANT) if key in self.model_fields_set]
+        if meant and not self.file:
+            raise ValueError(f"`file` beside `{meant[0].rstrip('_')}`, which says what it is")
+        if self.values and self.from_ != "values":
+            raise ValueError("`from: values` beside `values`")
         return self
 
 
@@ -354,6 +380,26 @@ def models_of(value: Any, where: Place) -> ModelSpec:
     return ModelSpec(**given(value, ModelKeys, where, at))
 
 
+def mask_value(mask: MaskSpec) -> Any:
+    """The inverse of ``mask_of``, as plain values."""
+    if isinstance(mask, str):
+        return mask
+    if isinstance(mask, Combined):
+        return {**asdict(mask), "any": [mask_value(part) for part in mask.any]}
+    found = {key.rstrip("_"): value for key, value in asdict(mask).items()}
+    return {k: v for k, v in found.items() if v or v == 0} if "file" in found else found
+
+
+def mask_argument(text: str) -> Any:
+    """A mask on a command line: a file, or in brackets a box or a mapping, as YAML has them."""
+    return scalar(text) if text[:1] in ("[", "{") and not Path(text).exists() else text
+
+
+def mask_words(mask: MaskSpec) -> str:
+    """The inverse of ``mask_argument``."""
+    return mask if isinstance(mask, str) else json.dumps(mask_value(mask), ensure_ascii=False)
+
+
 def mask_of(value: Any) -> MaskSpec:
     """A mask as it was read -> as it is worked with."""
     if isinstance(value, str):
@@ -364,11 +410,25 @@ def mask_of(value: Any) -> MaskSpec:
     polygons = tuple(
         tuple(tuple((x, y) for x, y in ring) for ring in polygon) for polygon in value.polygons
     )
-    drawn = Drawn(boxes=boxes, polygons=polygons)
-    if not (value.any or value.invert or value.grow):
-        return drawn
-    parts = (*map(mask_of, value.any), *([drawn] if boxes or polygons else ()))
+    own: list[MaskSpec] = [_file_of(value)] if value.file else []
+    if boxes or polygons:
+        own.append(Drawn(boxes=boxes, polygons=polygons))
+    if len(own) == 1 and not (value.any or value.invert or value.grow):
+        return own[0]
+    parts = (*map(mask_of, value.any), *own)
     return Combined(any=parts, invert=value.invert, grow=value.grow)
+
+
+def _file_of(keys: MaskKeys) -> str | MaskFile:
+    assert keys.file is not None
+    found = MaskFile(
+        file=keys.file,
+        from_=keys.from_,
+        values=tuple(keys.values),
+        image_id=keys.image_id,
+        category=tuple(keys.category),
+    )
+    return keys.file if found == MaskFile(file=keys.file) else found
 
 
 def _floats(box: list[float]) -> tuple[float, float, float, float]:
@@ -426,7 +486,7 @@ def _translated(error: ValidationError, model: Any, where: Place, at: At) -> Msb
 def _known_at(loc: tuple[str | int, ...], model: Any) -> tuple[str, ...]:
     """The keys that are known where an unknown one is."""
     if loc[0] == "mask" and len(loc) > 1:
-        return tuple(MaskKeys.model_fields)
+        return tuple(of.alias or name for name, of in MaskKeys.model_fields.items())
     if loc[0] == "image" and len(loc) > 1:
         return tuple(ResultKeys.model_fields)
     if loc[0] == "matrix" and len(loc) > 1:

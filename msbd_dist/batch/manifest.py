@@ -49,6 +49,7 @@ from msbd_dist.batch.keys import (
     given,
     image_of,
     mask_of,
+    mask_value,
     method_of,
     models_of,
 )
@@ -167,6 +168,7 @@ def manifest_text(manifest: Manifest) -> str:
     edits = []
     for spec in manifest.edits:
         own = {key: value for key, value in asdict(spec).items() if key in EDIT_KEYS}
+        own["mask"] = mask_value(spec.mask)
         edits.append({k: v for k, v in {**own, **asdict(spec.method)}.items() if v is not None})
     models = {key: value for key, value in asdict(manifest.models).items() if value is not None}
     return written({"models": models, "edits": edits})

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from msbd_dist.batch.keys import mask_words
 from msbd_dist.batch.measures import most_visible, table
 from msbd_dist.batch.record import EditResult, RunRecord, load_run
 from msbd_dist.batch.results import PAGE, THUMB, candidate_name, entry, finished
@@ -38,7 +39,7 @@ from msbd_dist.canvas.export import Edited
 from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.ledger import Facts
 from msbd_dist.canvas.places import is_url
-from msbd_dist.core.spec import EditSpec, Method, ModelSpec
+from msbd_dist.core.spec import Drawn, EditSpec, Method, ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -182,8 +183,8 @@ def _record(edit: Edit, run: RunRecord | None, found: dict[str, Any]) -> Iterabl
     """Names and values of what the result depends on, for people."""
     record = edit.record
     yield "image", f"{record.spec.source} ({edit.picture.format})"
-    if isinstance(record.spec.mask, str):
-        yield "mask", record.spec.mask
+    if not isinstance(record.spec.mask, Drawn):
+        yield "mask", mask_words(record.spec.mask)
     if record.spec.negative_prompt:
         yield "negative prompt", record.spec.negative_prompt
     yield "output", edit.target
@@ -210,8 +211,8 @@ def commands(edit: Edit, run: RunRecord) -> Iterable[list[str]]:
     ]
     out = edit.files.url.rsplit("/", 1)[0]
     if run.manifest == spec.output:  # `msbd edit`, which has no manifest
-        assert isinstance(spec.mask, str)
-        words = ["msbd", "edit", spec.source, spec.mask, spec.prompt, "-o", spec.output]
+        mask = mask_words(spec.mask)
+        words = ["msbd", "edit", spec.source, mask, spec.prompt, "-o", spec.output]
         words += ["--seed", str(edit.record.seed)]
         if spec.negative_prompt:
             words += ["--negative-prompt", spec.negative_prompt]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from msbd_dist.batch.documents import Place
+from msbd_dist.batch.keys import mask_argument
 from msbd_dist.batch.manifest import Manifest, make_edit, one_edit, parse_settings
 from msbd_dist.batch.record import load_run
 from msbd_dist.core.spec import ModelSpec
@@ -14,7 +15,7 @@ from msbd_dist.errors import RunError
 
 def edit_manifest(
     image: str | Path,
-    mask: str | Path,
+    mask: str | Path | list[float] | dict[str, Any],
     prompt: str,
     *,
     output: str | Path,
@@ -24,6 +25,7 @@ def edit_manifest(
 ) -> Manifest:
     """A manifest of one edit.
 
+    ``mask`` is a file, or a box or a mapping as a manifest has them, as text too.
     ``options`` are keys of an edit (``seed``, ``negative_prompt``, ``margin``, ``steps``, ...),
     ``settings`` the method's as KEY=VALUE. ManifestError where a key or value is wrong.
     """
@@ -35,7 +37,7 @@ def edit_manifest(
     values = {
         "id": "edit",
         "image": _text(image),
-        "mask": _text(mask),
+        "mask": mask_argument(mask) if isinstance(mask, str) else _text(mask),
         "prompt": prompt,
         "output": _text(output),
         **options,

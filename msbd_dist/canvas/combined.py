@@ -11,8 +11,8 @@ it begins and ends.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from math import ceil, sqrt
 from pathlib import Path
@@ -21,13 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msbd_dist.canvas.images import Picture
-from msbd_dist.canvas.masks import Bools, Mask, drawn_share, read_mask, scale_mask
+from msbd_dist.canvas.levels import Bools
+from msbd_dist.canvas.masks import Mask, drawn_share, read_mask, scale_mask
 from msbd_dist.canvas.outlines import is_outlines, read_outlines
 from msbd_dist.canvas.places import content_digest
 from msbd_dist.canvas.shapes import Shapes
 from msbd_dist.core.geometry import Box, Rect, Size
-from msbd_dist.core.spec import Combined, Drawn, MaskSpec, mask_files
+from msbd_dist.core.spec import Combined, Drawn, MaskFile, MaskSpec, mask_files
 from msbd_dist.errors import MaskError
+
+Tell = Callable[[str], None]
 
 _TILE = Size(1024, 1024)  # pixels that are looked at together
 _COUNTED = 1 << 22  # pixels of a grown mask that are counted one by one
@@ -50,12 +53,35 @@ class Looked:
 def look_at_mask(spec: MaskSpec, picture: Picture) -> Looked:
     """A mask of a picture, from its files and shapes, with what may be wrong with it.
 
-    MaskError where it, or a part of it, is empty or does not fit; ImageError for a file that can't
-    be read.
+    MaskError where it, or a part of it, is empty, does not fit or can't be understood; ImageError
+    for a file that can't be read.
     """
-    mask = make_mask(spec, picture)
+    notes: list[str] = []
+    mask = _made(spec, picture, notes.append)
     large = mask.bbox.size.area > _MOST * mask.size.area and mask.share > _MOST
-    return Looked(mask, (_too_much(spec, mask),) if large and _is_open(spec) else ())
+    if large and _is_open(spec):
+        notes.append(_too_much(spec, mask))
+    return Looked(mask, tuple(notes))
+
+
+def make_mask(spec: MaskSpec, picture: Picture) -> Mask:
+    """The mask alone; errors as above."""
+    return _made(spec, picture, lambda note: None)
+
+
+def _made(spec: MaskSpec, picture: Picture, tell: Tell) -> Mask:
+    if isinstance(spec, Drawn):
+        return Shapes(picture.size, boxes=spec.boxes, polygons=spec.polygons)
+    if isinstance(spec, str):
+        spec = MaskFile(file=spec)
+    if isinstance(spec, MaskFile):
+        outlined = is_outlines(spec.file)
+        return _of_outlines(spec, picture) if outlined else read_mask(spec, picture, tell)
+    parts = tuple(_made(part, picture, tell) for part in spec.any)
+    mask = parts[0] if len(parts) == 1 else United(parts)
+    if spec.invert:
+        mask = Inverted.of(mask)
+    return Grown(mask, spec.grow) if spec.grow else mask
 
 
 def _is_open(spec: MaskSpec) -> bool:
@@ -64,34 +90,19 @@ def _is_open(spec: MaskSpec) -> bool:
 
 
 def _too_much(spec: MaskSpec, mask: Mask) -> str:
-    if isinstance(spec, str):
-        remedy = f"write mask: {{any: [{Path(spec).name}], invert: on}}"
-    else:
-        remedy = f"write invert: {'off' if getattr(spec, 'invert', False) else 'on'}"
-    share = f"{100 * mask.share:.1f} %"
     name = ", ".join(Path(place).name for place in mask_files(spec))
-    return f"the mask ({name}) covers {share} of the picture; if the rest is meant, {remedy}"
+    switch = "off" if isinstance(spec, Combined) and spec.invert else "on"
+    remedy = f"mask: {{file: {name}, invert: on}}" if isinstance(spec, str) else f"invert: {switch}"
+    share = f"{100 * mask.share:.1f} %"
+    return f"the mask ({name}) covers {share} of the picture; if the rest is meant, write {remedy}"
 
 
-def make_mask(spec: MaskSpec, picture: Picture) -> Mask:
-    """The mask alone; errors as above."""
-    if isinstance(spec, Drawn):
-        return Shapes(picture.size, boxes=spec.boxes, polygons=spec.polygons)
-    if isinstance(spec, str):
-        return _of_outlines(spec, picture) if is_outlines(spec) else read_mask(spec, picture)
-    parts = tuple(make_mask(part, picture) for part in spec.any)
-    mask = parts[0] if len(parts) == 1 else United(parts)
-    if spec.invert:
-        mask = Inverted.of(mask)
-    return Grown(mask, spec.grow) if spec.grow else mask
-
-
-def _of_outlines(place: str, picture: Picture) -> Mask:
-    drawn = read_outlines(place, picture.size)
+def _of_outlines(spec: MaskFile, picture: Picture) -> Mask:
+    drawn = read_outlines(spec.file, picture.size)
     try:
         return Shapes(picture.size, polygons=drawn.polygons)
     except MaskError as error:
-        raise MaskError(f"{place}: {error}") from None
+        raise MaskError(f"{spec.file}: {error}") from None
 
 
 def mask_digest(spec: MaskSpec) -> str:
@@ -99,6 +110,8 @@ def mask_digest(spec: MaskSpec) -> str:
     can't be read."""
     if isinstance(spec, str):
         return content_digest(spec)
+    if isinstance(spec, MaskFile):
+        return _sha256((content_digest(spec.file), replace(spec, file="")))
     if isinstance(spec, Combined):
         parts = tuple(mask_digest(part) for part in spec.any)
         return _sha256((parts, spec.invert, spec.grow))

@@ -10,11 +10,13 @@ array: what is read of one at a time is bounded, however large the picture is.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -22,19 +24,23 @@ from numpy.typing import NDArray
 
 from msbd_dist.canvas.bitmap import Bitmap
 from msbd_dist.canvas.images import Picture, turn_stored, turn_upright, width_x_height
+from msbd_dist.canvas.labels import by_values, has_palette, is_inverted, ome_labels
+from msbd_dist.canvas.levels import Bools, Tally
+from msbd_dist.canvas.ome import is_zarr
+from msbd_dist.canvas.places import content_digest
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.core.geometry import Box, Rect, Size
+from msbd_dist.core.spec import MaskFile
 from msbd_dist.errors import MaskError
 
-Bools = NDArray[np.bool_]
 Read = Callable[[Box], Bools]
 """The mask in a box: (h, w)."""
 
-_LUMA = np.array((2126, 7152, 722), dtype=np.uint64)  # Rec. 709, in ten-thousandths
-_LUMA_SUM = 10_000
 _SLACK = 1e-6  # an edge that is an integer but for rounding stays where it is
 _STRIP = 1 << 25  # samples of a file that are read together, in 256 rows at most
 _ROWS = 1 << 19  # and that are looked at together
+_HELD = 64 << 20  # bytes of mask files that are remembered
+_OWN = 1 << 12  # what each takes beside its pixels, about
 _BAND = 1 << 24  # pixels of a mask that are counted together
 _LARGE = 1 << 26  # pixels of a picture from which on they are not
 _TILE = 1448  # pixels along each edge of what is scaled together: 2 million at most
@@ -63,30 +69,29 @@ class Mask(Protocol):
         ...
 
 
-def read_mask(path: Path | str, picture: Picture) -> Mask:
+def read_mask(
+    file: MaskFile | Path | str, picture: Picture, tell: Callable[[str], None] = lambda note: None
+) -> Mask:
     """Read a mask file, once and in strips, as a mask at the picture's upright size.
 
     A pixel is True from half of the file's range upwards (128 of 255, 32768 of 65535), colours by
-    their Rec. 709 luma, transparent parts as on black. The mask's own EXIF orientation is honoured;
-    a mask drawn on the picture's stored rows (same size before the picture's own orientation is
-    undone) is turned along with it.
+    their Rec. 709 luma, transparent parts as on black; or as the `MaskFile` says. What may be meant
+    otherwise is told. The mask's own EXIF orientation is honoured; a mask drawn on the picture's
+    stored rows (same size before the picture's own orientation is undone) is turned along with it.
 
     A mask of another size is scaled when its aspect agrees to within one pixel: with the longer
     edges made equal by shrinking the larger of the two rasters, the shorter edges differ by one
     pixel at most. It is scaled by maximum, down and up: a pixel is True where any True one
     of the file lies under it, so that a 1-pixel stroke survives.
 
-    Raises MaskError for an empty mask or another aspect, ImageError for a file that can't be read.
+    Raises MaskError for an empty mask, one of which it can't be told what is meant, and another
+    aspect; ImageError for a file that can't be read.
     """
-    source = Picture.open(path)
-    stored, brightest = _drawn(source)
-    if stored.bbox is None:
-        peak = np.iinfo(source.dtype).max
-        raise MaskError(
-            f"{path}: the mask is empty (its brightest value is {brightest} of {peak}); "
-            "paint the part to edit white"
-        )
-    return _fit(_turned(_Stored(stored), source.orientation), source, picture)
+    spec = file if isinstance(file, MaskFile) else MaskFile(file=str(file))
+    drawing = _kept.read(spec)
+    for note in drawing.notes:
+        tell(note)
+    return _fit(_turned(_Stored(drawing.bitmap), drawing.orientation), spec.file, picture)
 
 
 def drawn_share(mask: Mask) -> float:
@@ -138,30 +143,112 @@ def feather(read: Read, pixels: float, box: Box, *, bounds: Box) -> NDArray[np.f
 # ---------------------------------------------------------------- reading
 
 
-def _drawn(source: Picture) -> tuple[Bitmap, int]:
-    """(stored mask, brightest value): one pass over the file in strips, in exact integers."""
-    peak = int(np.iinfo(source.dtype).max)
-    full = _LUMA_SUM * (peak if source.has_alpha else 1)  # what one step of the range is scaled to
+@dataclass(frozen=True)
+class _Drawing:
+    """A mask file as it was read: its stored pixels, how they are turned, what to say of it."""
+
+    bitmap: Bitmap
+    orientation: int
+    notes: tuple[str, ...]
+
+
+class _Kept:
+    """The mask files that were last read: 64 MB of their pixels, or a single one."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._drawings: OrderedDict[tuple[MaskFile, str], _Drawing] = OrderedDict()
+
+    def read(self, spec: MaskFile) -> _Drawing:
+        try:
+            key = spec, content_digest(spec.file)
+        except OSError:  # what opens pictures has the better words
+            return _drawn(spec)
+        with self._lock:
+            found = self._drawings.get(key)
+            if found is not None:
+                self._drawings.move_to_end(key)
+                return found
+        found = _drawn(spec)
+        with self._lock:
+            self._drawings[key] = found
+            while len(self._drawings) > 1 and self._bytes > _HELD:
+                self._drawings.popitem(last=False)
+        return found
+
+    @property
+    def _bytes(self) -> int:
+        return sum(drawing.bitmap.nbytes + _OWN for drawing in self._drawings.values())
+
+
+_kept = _Kept()
+
+
+def _drawn(spec: MaskFile) -> _Drawing:
+    """A file's pixels that are edited, in one pass over it."""
+    asked = spec.from_ == "values"
+    if spec.from_ == "pixels":
+        raise MaskError(f"{spec.file}: is no file of outlines; leave `from: pixels` out")
+    if is_zarr(spec.file) and (found := ome_labels(spec.file, spec.values, asked=asked)):
+        return _Drawing(found[0], 1, found[1])
+    source = Picture.open(spec.file)
+    if asked:
+        bitmap, notes = by_values(source, _strips(source), spec.values)
+    elif spec.from_ == "alpha":
+        bitmap, notes = _by_alpha(source), ()
+    else:
+        bitmap, notes = _by_brightness(source, open_=spec.from_ is None)
+    return _Drawing(bitmap, source.orientation, notes)
+
+
+def _strips(source: Picture) -> Iterator[tuple[int, Samples]]:
+    """All of a file, in parts that are looked at together."""
     samples = source.stored_size.width * (source.bands + source.has_alpha)  # of a row
-    brightest = 0
-
-    def strips() -> Iterator[tuple[int, Bools]]:
-        nonlocal brightest
-        step = max(1, _ROWS // samples)
-        for top, strip in source.strips(rows=min(256, max(1, _STRIP // samples))):
-            for y in range(0, len(strip), step):
-                light = _light(strip[y : y + step], source)
-                brightest = max(brightest, int(light.max()) // full)
-                yield top + y, 2 * light >= full * peak
-
-    return Bitmap(source.stored_size, strips()), brightest
+    step = max(1, _ROWS // samples)
+    for top, strip in source.strips(rows=min(256, max(1, _STRIP // samples))):
+        for y in range(0, len(strip), step):
+            yield top + y, strip[y : y + step]
 
 
-def _light(strip: Samples, source: Picture) -> NDArray[np.uint64]:
-    """(h, W, bands + alpha) -> (h, W): luma in ten-thousandths, times alpha where there is one."""
-    wide = strip.astype(np.uint64)
-    light = wide[..., 0] * _LUMA_SUM if source.bands == 1 else wide[..., :3] @ _LUMA
-    return light * wide[..., -1] if source.has_alpha else light
+def _by_brightness(source: Picture, *, open_: bool) -> tuple[Bitmap, tuple[str, ...]]:
+    """With what may be meant otherwise, where the file has to say it by itself."""
+    peak = int(np.iinfo(source.dtype).max)
+    tally = Tally(peak, bands=source.bands, has_alpha=source.has_alpha)
+    bitmap = Bitmap(source.stored_size, ((y, tally.lit(part)) for y, part in _strips(source)))
+    palette = has_palette(source)
+    if open_ and tally.ambiguous:
+        raise MaskError(_about(source, tally.ambiguous))
+    if bitmap.bbox is None:
+        raise MaskError(_about(source, tally.empty(palette=palette)))
+    notes = tuple(tally.doubts(palette=palette)) if open_ else ()
+    if open_ and is_inverted(source):
+        notes = (*notes, _INVERTED)
+    return bitmap, tuple(_about(source, note) for note in notes)
+
+
+_INVERTED = (
+    "is a TIFF in which 0 is white, so that its zeros are edited. For its ones write {file: "
+    "{file}, from: values}, else from: luma"
+)
+
+
+def _about(source: Picture, text: str) -> str:
+    """Words of a file, which it is called in."""
+    return f"{source.path}: {text.replace('{file}', Path(source.path).name)}"
+
+
+def _by_alpha(source: Picture) -> Bitmap:
+    """What is opaque."""
+    if not source.has_alpha:
+        raise MaskError(f"{source.path}: has no alpha channel; leave `from: alpha` out")
+    half = (int(np.iinfo(source.dtype).max) + 1) // 2
+    bitmap = Bitmap(source.stored_size, ((y, s[..., -1] >= half) for y, s in _strips(source)))
+    if bitmap.bbox is None:
+        raise MaskError(
+            f"{source.path}: is transparent everywhere; to edit that write `invert: on`, or give "
+            "another mask"
+        )
+    return bitmap
 
 
 @dataclass(frozen=True)
@@ -245,7 +332,7 @@ def _moved(box: Box, places: tuple[NDArray[np.intp], NDArray[np.intp]]) -> Box:
 # ---------------------------------------------------------------- size
 
 
-def _fit(mask: Mask, source: Picture, picture: Picture) -> Mask:
+def _fit(mask: Mask, place: str, picture: Picture) -> Mask:
     """The mask at the picture's upright size, turned along with it where it fits only unturned."""
     size, have = picture.size, mask.size
     if have == size:
@@ -257,7 +344,7 @@ def _fit(mask: Mask, source: Picture, picture: Picture) -> Mask:
     if _same_aspect(have, picture.stored_size):
         return _Resized(_turned(mask, picture.orientation), size)
     raise MaskError(
-        f"{source.path}: the mask is {width_x_height(have)} and {picture.path} is "
+        f"{place}: the mask is {width_x_height(have)} and {picture.path} is "
         f"{width_x_height(size)}; give the mask the picture's size, or its aspect"
     )
 

@@ -302,6 +302,36 @@ class OmeReader:
             return _open_level(url, store, path, self._node)
 
 
+def open_labels(path: str, *, asked: bool) -> _Level | None:
+    """The finest level of a label image, of whole numbers of any size: what is at the path, or the
+    only one of a group of labels there; where it is ``asked`` for, of any image or array. None
+    where there are no labels. ImageError where it has to be said which, or they are no plane.
+    """
+    url = path.rstrip("/")
+    files = open_files(url)
+    format_, is_array, attributes = _root(url, files)
+    ome = attributes if format_ == 2 else attributes.get("ome")
+    ome = ome if isinstance(ome, dict) else {}
+    names = ome.get("labels")
+    if isinstance(names, list) and not is_array and "multiscales" not in ome:
+        if len(names) != 1:
+            raise ImageError(f"{url}: holds {len(names)} labels; give one, {_first(url, names)}")
+        return open_labels(f"{url}/{names[0]}", asked=True)
+    if not asked and "image-label" not in ome and "/labels/" not in url:
+        return None
+    node = _node_of(url, format_, is_array, attributes, ome)
+    with _damage(f"{url}/{node.levels[0]}".rstrip("/")):
+        level = _open_level(url, files.zarr("").with_read_only(), node.levels[0], node)
+    _refuse_stacks(url, level)
+    if level.array.dtype.kind not in "ui" or math.prod(level.array.shape) != level.size.area:
+        raise ImageError(f"{url}: its labels are no plane of whole numbers; save them as one")
+    return level
+
+
+def _first(url: str, names: list[Any]) -> str:
+    return f"such as {url}/{names[0]}" if names else f"such as {url}/cells"
+
+
 def is_zarr(path: str) -> bool:
     """Whether a local folder, or what is at a URL, looks like a zarr; False where it can't be
     read, and where an address ends with a query, which is that of one file."""
@@ -335,13 +365,24 @@ class _Node:
 
 def _look_at(url: str, files: Files) -> _Node:
     format_, is_array, attributes = _root(url, files)
+    ome = attributes.get("ome") if format_ == 3 else attributes
+    ome = ome if isinstance(ome, dict) else {}
+    if not is_array:
+        _refuse_others(url, ome)
+    return _node_of(url, format_, is_array, attributes, ome)
+
+
+def _node_of(
+    url: str,
+    format_: Literal[2, 3],
+    is_array: bool,
+    attributes: dict[str, Any],
+    ome: dict[str, Any],
+) -> _Node:
     own = attributes.get(_OWN)
     own = own if isinstance(own, dict) else {}
     if is_array:
         return _Node("zarr", format_, ("",), None, {}, own)
-    ome = attributes.get("ome") if format_ == 3 else attributes
-    ome = ome if isinstance(ome, dict) else {}
-    _refuse_others(url, ome)
     with _bad_metadata(url):
         multiscale = ome["multiscales"][0]
         default = "0.4" if format_ == 2 else None
@@ -501,16 +542,20 @@ def _axes_by_shape(url: str, array: zarr.Array[Any]) -> str:
 
 def _refuse_strange(url: str, level: _Level) -> None:
     """Whatever is more than one plane of 8 or 16 bits."""
+    _refuse_stacks(url, level)
+    if level.array.dtype.newbyteorder("=") not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        raise ImageError(
+            f"{url}: its samples are {level.array.dtype.name}; convert it to 8 or 16 bits"
+        )
+
+
+def _refuse_stacks(url: str, level: _Level) -> None:
     for axis, length in zip(level.axes, level.array.shape, strict=True):
         if axis in "tz" and length != 1:
             what = "times" if axis == "t" else "planes"
             raise ImageError(f"{url}: holds {length} {what}; save the one to edit as its own image")
         if length < 1:
             raise ImageError(f"{url}: is empty (shape {level.array.shape})")
-    if level.array.dtype.newbyteorder("=") not in (np.dtype(np.uint8), np.dtype(np.uint16)):
-        raise ImageError(
-            f"{url}: its samples are {level.array.dtype.name}; convert it to 8 or 16 bits"
-        )
 
 
 def _colours(url: str, channels: int, node: _Node) -> tuple[int, bool]:

@@ -319,7 +319,7 @@ def report(out: Out) -> None:
 def measure(
     before: Annotated[str, typer.Argument(help="The picture that was edited; a path or URL.")],
     after: Annotated[str, typer.Argument(help="The same after the edit.")],
-    mask: Annotated[str, typer.Argument(help="The edit's mask: white was edited.")],
+    mask: Annotated[str, typer.Argument(help="The edit's mask, as `msbd edit` takes it.")],
     prompt: Annotated[str, typer.Option(help="What was painted; scored by CLIP.")] = "",
     truth: Annotated[
         str | None, typer.Option(help="A picture to compare AFTER with, in place of BEFORE.")

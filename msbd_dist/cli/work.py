@@ -50,7 +50,13 @@ def edit(
     image: Annotated[
         str, typer.Argument(help="Picture: PNG, JPEG, TIFF, WebP or OME-Zarr; a path or URL.")
     ],
-    mask: Annotated[str, typer.Argument(help="Mask: white is edited, black is kept.")],
+    mask: Annotated[
+        str,
+        typer.Argument(
+            help="Mask: white is edited, black is kept; or outlines, [x, y, width, height], or a "
+            "mapping such as '{file: m.png, from: alpha, invert: on}'."
+        ),
+    ],
     prompt: Annotated[str, typer.Argument(help="What to paint; '' removes what is there.")],
     output: Annotated[str, typer.Option("--output", "-o", help="A .png, .tif, .ome.zarr ...")],
     models: Models = None,

@@ -51,6 +51,7 @@ LossName = Literal[
 ]  # what a picture may have and a written file may lack
 Verify = Literal["sample", "full", "off"]  # how much of what was written is compared
 Device = Literal["auto", "cpu", "cuda"]
+MaskFrom = Literal["luma", "alpha", "values", "pixels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +289,33 @@ class Drawn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskFile:
+    """A file as a mask, with what is meant by it; None and empty where the file says enough."""
+
+    file: str
+    from_: MaskFrom | None = field(
+        default=None,
+        metadata=_about(
+            "what of the file is the mask: brightness; alpha, where opaque is edited; or `values`, "
+            "of labels; of outlines: `pixels`, where coordinates look like a map's"
+        ),
+    )
+    values: tuple[int, ...] = field(
+        default=(), metadata=_about("labels that are edited; without, all but 0")
+    )
+    image_id: int | str | None = field(
+        default=None, metadata=_about("of a COCO file: the image whose annotations are meant")
+    )
+    category: tuple[str, ...] = field(
+        default=(), metadata=_about("of outlines: categories, labels or classes that are meant")
+    )
+
+    def __post_init__(self) -> None:
+        if self.values and self.from_ != "values":
+            raise ManifestError("values: are of label masks; write `from: values` beside them")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Combined:
     """Several masks as one: what any of them holds, then turned inside out, then grown."""
 
@@ -301,14 +329,17 @@ class Combined:
         _check_ranges(self)
 
 
-MaskSpec = str | Drawn | Combined
-"""A file of pixels or outlines, by path or URL; shapes; or several of these."""
+MaskSpec = str | MaskFile | Drawn | Combined
+"""A file of pixels or outlines, by path or URL, as it is or with what is meant by it; shapes; or
+several of these."""
 
 
 def mask_files(mask: MaskSpec) -> Iterator[str]:
     """Every file that a mask is made from."""
     if isinstance(mask, str):
         yield mask
+    elif isinstance(mask, MaskFile):
+        yield mask.file
     elif isinstance(mask, Combined):
         for part in mask.any:
             yield from mask_files(part)
@@ -318,6 +349,8 @@ def with_files(mask: MaskSpec, change: Callable[[str], str]) -> MaskSpec:
     """The same mask of other files."""
     if isinstance(mask, str):
         return change(mask)
+    if isinstance(mask, MaskFile):
+        return replace(mask, file=change(mask.file))
     if isinstance(mask, Combined):
         return replace(mask, any=tuple(with_files(part, change) for part in mask.any))
     return mask

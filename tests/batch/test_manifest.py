@@ -12,10 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from msbd_dist.batch.documents import scalar
 from msbd_dist.batch.edits import heads_of, source_of
 from msbd_dist.batch.manifest import Manifest, manifest_text, parse_settings, read_manifest
+from msbd_dist.batch.single import edit_manifest
 from msbd_dist.canvas.files import open_files
-from msbd_dist.core.spec import Combined, Drawn, EditSpec, Method, ModelSpec, Result
+from msbd_dist.core.spec import (
+    Combined,
+    Drawn,
+    EditSpec,
+    MaskFile,
+    Method,
+    ModelSpec,
+    Result,
+    with_files,
+)
 from msbd_dist.errors import ManifestError
 
 GOOD = "edits:\n  - {id: a, image: i.png, mask: m.png, prompt: a red star}\n"
@@ -70,15 +81,17 @@ def test_a_written_manifest_is_read_as_it_was(
 ) -> None:
     polygon = (((0.0, 1.5), (9.0, 1e-5), (4.0, 1e20)), ((1.0, 2.0), (3.0, 4.0), (5.0, 0.0)))
     drawn = Drawn(boxes=((1.0, 2.0, 3.5, 4.0),), polygons=(polygon,))
+    labels = MaskFile(file="/l", from_="values", values=(0, 3))
+    chosen = MaskFile(file="/c.json", image_id=0, category=("off", "1"))
+    parts = ("/m", drawn, labels, Combined(any=(chosen,), invert=True))
     method = Method(decoder_lr=1e-5, rerank=False, lowpass="off", guidance=3.0)
     manifest = Manifest(
         path=tmp_path_factory.getbasetemp() / "written.yaml",
         models=ModelSpec(clip="ViT-L-14:openai"),
         edits=(
             EditSpec(id=name, image="s3://b/a", mask=drawn, prompt="", seed=5, ome_zarr="0.5"),
-            EditSpec(
-                id="c", image=Result(edit="b"), mask=Combined(any=("/m", drawn), grow=3), prompt=""
-            ),
+            EditSpec(id="c", image=Result(edit="b"), mask=Combined(any=parts, grow=3), prompt=""),
+            EditSpec(id="d", image="/d", mask=labels, prompt=""),
             EditSpec(id="b", image="/b", mask="/m", prompt=prompt, method=method, in_place=True),
         ),
     )
@@ -89,6 +102,16 @@ def test_a_written_manifest_is_read_as_it_was(
 
 
 BAD = {
+    "mask from nothing": (
+        GOOD.replace("m.png", "{boxes: [[1, 2, 3, 4]], from: luma}"),
+        ["`file` b"],
+    ),
+    "mask of values": (GOOD.replace("m.png", "{file: m, values: 1}"), ["wanted `from: values`"]),
+    "mask from elsewhere": (
+        GOOD.replace("m.png", "{file: m, from: lum}"),
+        ["mask.from", "luma, a"],
+    ),
+    "mask key": (GOOD.replace("m.png", "{file: m, form: luma}"), ["did you mean `from`"]),
     "unknown key": (GOOD.replace("prompt", "promt"), ["edits[0].promt", "did you mean `prompt`"]),
     "unknown option": (GOOD.replace("}", ", stepz: 3}"), [":2:", "stepz", "did you mean `steps`"]),
     "unknown top key": (GOOD + "edit: 1\n", [":3:", "edit", "did you mean `edits`"]),
@@ -150,7 +173,7 @@ BAD = {
     "box without a width": (GOOD.replace("m.png", "[1, 2, 0, 4]"), ["mask", "above 0"]),
     "box of words": (GOOD.replace("m.png", "[1, 2, x, 4]"), ["mask[2]", "'x'", "a number"]),
     "infinite box": (GOOD.replace("m.png", "[1, 2, 1e999, 4]"), ["mask[2]", "finite"]),
-    "mask of nothing": (GOOD.replace("m.png", "{grow: 3}"), ["mask", "at least one of any"]),
+    "mask of nothing": (GOOD.replace("m.png", "{grow: 3}"), ["mask", "at least one of file, any"]),
     "unknown key of a mask": (
         GOOD.replace("m.png", "{any: [m.png], inverted: on}"),
         [":2:", "mask.inverted", "`invert`"],
@@ -353,6 +376,34 @@ def test_csv_has_a_header_of_keys_and_empty_cells_are_not_given(tmp_path: Path) 
     assert (b.prompt, b.seed, b.method) == ("12", None, Method())
     assert c.prompt == "two\nlines"
     assert (d.image, d.mask) == (Result(edit="c"), str(tmp_path / "7"))
+
+
+MEANT = {
+    "{file: m.png}": "m.png",
+    "{file: m.png, from: alpha}": MaskFile(file="m.png", from_="alpha"),
+    "{file: m.png, from: values, values: 3}": MaskFile(file="m.png", from_="values", values=(3,)),
+    "{file: m.json, category: dog}": MaskFile(file="m.json", category=("dog",)),
+    "{file: m.png, from: alpha, invert: on}": Combined(
+        any=(MaskFile(file="m.png", from_="alpha"),), invert=True
+    ),
+    "{any: [{file: m.png, from: luma}], grow: 2}": Combined(
+        any=(MaskFile(file="m.png", from_="luma"),), grow=2
+    ),
+}
+
+
+@pytest.mark.parametrize("text", MEANT)
+def test_what_is_meant_by_a_mask_s_file_is_said_in_every_kind_of_list(
+    text: str, tmp_path: Path
+) -> None:
+    made = [
+        read_manifest(write(tmp_path, GOOD.replace("m.png", text))).edits,
+        read_manifest(lines(tmp_path, HEAD, f'a,i.png,"{text}",x', name="a.csv")).edits,
+        read_manifest(lines(tmp_path, {**LINE, "mask": scalar(text)})).edits,
+        edit_manifest("i.png", text, "x", output="o.png", models=ModelSpec()).edits,
+    ]
+    for (edit,) in made:
+        assert with_files(edit.mask, lambda place: Path(place).name) == MEANT[text]
 
 
 HEAD = "id,image,mask,prompt"

@@ -124,7 +124,7 @@ def test_every_problem_has_a_line(tmp_path: Path, msbd: Msbd) -> None:
 def test_how_much_masks_cover_is_said_and_asked_about(tmp_path: Path, msbd: Msbd) -> None:
     drawn(tmp_path / "i.png")
     drawn(tmp_path / "j.png")
-    drawn(tmp_path / "m.png", mode="L")
+    Image.new("L", (80, 60), 255).save(tmp_path / "m.png")
     path = manifest(
         tmp_path,
         {"image": "i.png", "mask": "m.png"},
@@ -137,7 +137,7 @@ def test_how_much_masks_cover_is_said_and_asked_about(tmp_path: Path, msbd: Msbd
     assert "e1: the mask covers 12.5 % of the picture" in err
     assert err.count("warning: ") == 1
     assert f"warning: {path}:" in err
-    assert "if the rest is meant, write mask: {any: [m.png], invert: on}" in err
+    assert "if the rest is meant, write mask: {file: m.png, invert: on}" in err
     found = json.loads(msbd("validate", path, "-o", "json")[1])
     assert found["masks"] == [
         {"edit": "e0", "percent": 100.0, "edits": 2},

@@ -244,7 +244,7 @@ def test_a_file_that_covers_nearly_all_is_asked_about(tmp_path: Path, picture: P
     assert looked.percent == 83.33
     assert looked.notes == (
         f"the mask (most.png) {rest}; if the rest is meant, write mask: "
-        "{any: [most.png], invert: on}",
+        "{file: most.png, invert: on}",
     )
     few = saved(tmp_path / "few.png", Box(0, 0, 40, 10))
     (note,) = look_at_mask(Combined(any=(few,), invert=True), picture).notes
