@@ -36,6 +36,7 @@ from msbd_dist.canvas.reader import LOSSES, Loss, Samples
 from msbd_dist.canvas.tiff import TiffReader, grafted, page_loss
 from msbd_dist.canvas.tiff_add import add
 from msbd_dist.canvas.tiff_own import RESOLUTION
+from msbd_dist.canvas.tiff_previews import cleaned
 from msbd_dist.canvas.vips import Streamed, reason, strip_rows
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.spec import LossName, OmeVersion, TiffWay, Verify
@@ -225,7 +226,9 @@ def left_out(picture: Picture, target: Path | str, how: How) -> list[str]:
     reader = picture.reader
     if not isinstance(reader, TiffReader) or why_no_copy(picture, target, how):
         return []
-    return ["a preview"] * bool(reader.contents.previews)
+    found = [name for *_, names in cleaned(reader.page.tags) for name in names]
+    pages = ["a smaller version of another make"] * bool(reader.contents.previews)
+    return pages + [f"the preview in {name}" for name in found]
 
 
 def why_no_copy(picture: Picture, target: Path | str, how: How) -> str | None:

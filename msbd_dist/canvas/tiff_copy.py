@@ -32,6 +32,7 @@ from msbd_dist.canvas import tiff
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.tiff import Page, Segments, TiffReader, as_seen
 from msbd_dist.canvas.tiff_erase import erase, of_directory, referenced, without
+from msbd_dist.canvas.tiff_previews import cleaned
 from msbd_dist.canvas.tiff_tags import Damaged, LocalBytes, Tags
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError
@@ -299,14 +300,15 @@ class _Copy:
                 ):
                     page.tags.rewrite(self.file, page.directory.entries[code], values)
         if self._written:
-            self._drop_previews()
+            self._drop_pages()
+            self._clean_tags()
             self._erase()
             _unmark(self.file)
         every = sum(len(page.offsets) for page in self.pages)
         written = sum(self._written.values())
         return TileCounts(every - written, written, self.file.size - self._start)
 
-    def _drop_previews(self) -> None:
+    def _drop_pages(self) -> None:
         """Take the pages of previews out, from the row of pages or from below the first."""
         tags, gone = self._tags, self._source.contents.previews
         places = {page.at for page in gone}
@@ -321,6 +323,13 @@ class _Copy:
             left = below[~np.isin(below, list(places))]
             tags.replace(self.file, kept[0], {330: tags.packed(entry, left)})
         self._dead += [r for page in gone for r in of_directory(tags, page).tolist()]
+
+    def _clean_tags(self) -> None:
+        """Take pictures out of metadata."""
+        for page, values, _ in list(cleaned(self._tags)):
+            old = [page.entries[code] for code in values]
+            self._dead += [(entry.at, entry.at + entry.length) for entry in old]
+            self._tags.replace(self.file, page, values)
 
     def _erase(self) -> None:
         """Zeros for what nothing refers to any more."""

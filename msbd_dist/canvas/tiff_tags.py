@@ -314,26 +314,27 @@ class Tags:
         file.write(at, data)
         file.write(entry.cell, cell + self.pack(self.offset, at))
 
-    def shorten(self, file: LocalBytes, entry: Entry, data: bytes) -> None:
-        """Other values for a tag, as they are stored and no more than before, where the old ones
-        were; in the entry itself where they fit."""
+    def put(self, file: LocalBytes, entry: Entry, data: bytes) -> None:
+        """Other values for a tag, as they are stored: where the old ones were, in the entry itself
+        or at the end of the file, as they fit."""
         count = -(-len(data) // _SIZES.get(entry.kind, 1))
         head = self.pack("HH" + self.offset, entry.code, entry.kind, count)
         if len(data) <= self.width:
             file.write(entry.cell, head + data.ljust(self.width, b"\0"))
-        else:
-            file.write(entry.at, data)
-            file.write(entry.cell, head)
+            return
+        at = entry.at if len(data) <= entry.length else file.size + -file.size % 8
+        file.write(at, data)
+        file.write(entry.cell, head + self.pack(self.offset, at))
 
     def packed(self, entry: Entry, values: NDArray[np.int64]) -> bytes:
         """Integers as a tag stores them."""
         return values.astype(self.order + _INTEGERS[entry.kind]).tobytes()
 
     def replace(self, file: LocalBytes, page: Directory, values: Mapping[int, bytes]) -> None:
-        """Other values for some tags, no more than before; without any, the tag goes."""
+        """Other values for some tags; without any, the tag goes."""
         for code in values.keys() & page.entries.keys():
             if values[code]:
-                self.shorten(file, page.entries[code], values[code])
+                self.put(file, page.entries[code], values[code])
         self.remove(file, page.at, {code for code, data in values.items() if not data})
 
     def remove(self, file: LocalBytes, at: int, codes: set[int]) -> None:

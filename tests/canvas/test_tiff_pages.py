@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +14,13 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from tiffs import Array, add_tag, edited_copy, make, picture, read_back
 
+from msbd_dist.canvas.export import How, left_out
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.tiff import Several, TiffReader
+from msbd_dist.canvas.tiff_add import add
 from msbd_dist.canvas.tiff_copy import can_copy, copy_with_edits
 from msbd_dist.canvas.tiff_erase import without
 from msbd_dist.core.geometry import Box, Size
@@ -198,6 +203,83 @@ def test_a_slide_s_label_stays_in_a_copy(tmp_path: Path) -> None:
     edited_copy(source, target, EDIT)
     with tifffile.TiffFile(target) as file:
         assert np.array_equal(file.pages[1].asarray(), label)
+
+
+# ---------------------------------------------------------------- previews in metadata
+
+
+def a_jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture(40, 60)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def photoshop(jpeg: bytes, *, more: bytes) -> bytes:
+    body = struct.pack(">IIIIIIHH", 1, 60, 40, 180, 7200, len(jpeg), 24, 1) + jpeg
+    thumbnail = b"8BIM\x04\x0c\0\0" + struct.pack(">I", len(body)) + body
+    return thumbnail + bytes(len(body) % 2) + more
+
+
+def xmp_packet(jpeg: bytes) -> bytes:
+    rdf = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+    return (
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{rdf}"><rdf:Description '
+        'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:CreatorTool="a tool">'
+        "<xmp:Thumbnails><rdf:Alt><rdf:li "
+        'xmlns:img="http://ns.adobe.com/xap/1.0/g/img/" img:format="JPEG">'
+        f"<img:image>{base64.b64encode(jpeg).decode()}</img:image></rdf:li></rdf:Alt>"
+        "</xmp:Thumbnails></rdf:Description></rdf:RDF></x:xmpmeta>"
+    ).encode()
+
+
+RESOLUTION = b"8BIM\x03\xed\0\0" + struct.pack(">IIHHIHH", 16, 300 << 16, 1, 2, 300 << 16, 1, 2)
+
+
+@pytest.mark.parametrize("more", [RESOLUTION, b""], ids=["beside", "alone"])
+@pytest.mark.parametrize("big", [False, True], ids=["classic", "big"])
+@pytest.mark.parametrize("order", "<>")
+def test_pictures_in_metadata_go_from_a_copy(
+    tmp_path: Path, order: str, big: bool, more: bytes
+) -> None:
+    source, target, jpeg = tmp_path / "a.tif", tmp_path / "b.tif", a_jpeg()
+    blocks = {34377: photoshop(jpeg, more=more), 700: xmp_packet(jpeg), 65000: b"own" + jpeg}
+    extra = [(code, 7, len(data), data, True) for code, data in blocks.items()]
+    make(source, picture(75, 101), extratags=extra, byteorder=order, bigtiff=big)
+    exif = Image.Exif()
+    exif.get_ifd(34665).update({37500: b"note" + jpeg + b"after", 34855: 400})
+    add(source, exif=exif.tobytes().removeprefix(b"Exif\0\0"))
+    encoded = base64.b64encode(jpeg)
+    assert source.read_bytes().count(jpeg) == 3
+    assert left_out(Picture.open(source), target, How()) == [
+        "the preview in the maker's note", "the preview in XMP",
+        "the preview in Photoshop resources", "the preview in TIFF tag 65000",
+    ]  # fmt: skip
+    _, after, _ = edited_copy(source, target, EDIT)
+    data = target.read_bytes()
+    assert jpeg not in data
+    assert jpeg[-60:] not in data
+    assert encoded not in data
+    with tifffile.TiffFile(target) as file:
+        tags = file.pages[0].tags
+        assert np.array_equal(file.asarray(), after)
+        assert (tags[34377].value if more else None) == (more or None)
+        assert (34377 in tags) == bool(more)
+        assert b'CreatorTool="a tool"' in tags[700].value
+        assert tags[65000].value == b"own" + bytes(len(jpeg))
+        assert tags[34665].value["ISOSpeedRatings"] == 400
+        assert tags[34665].value["MakerNote"] == b"note" + bytes(len(jpeg)) + b"after"
+
+
+def test_metadata_without_pictures_stays_as_it_is(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.tif", tmp_path / "b.tif"
+    packet = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>" + b" " * 200 + b"</x:xmpmeta>"
+    blocks = {34377: RESOLUTION * 5, 700: packet, 65000: bytes(range(256))}
+    extra = [(code, 7, len(data), data, True) for code, data in blocks.items()]
+    make(source, picture(75, 101), extratags=extra)
+    edited_copy(source, target, EDIT)
+    with tifffile.TiffFile(target) as file:
+        assert {code: file.pages[0].tags[code].value for code in blocks} == blocks
+    assert left_out(Picture.open(source), target, How()) == []
 
 
 # ---------------------------------------------------------------- what was there before
