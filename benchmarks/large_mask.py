@@ -34,6 +34,7 @@ from benchmarks.machine import describe_machine
 from msbd_dist.batch import steps
 from msbd_dist.batch.ahead import Ahead
 from msbd_dist.batch.board import Board, Silent
+from msbd_dist.batch.journal import Journal
 from msbd_dist.batch.record import THREADS, WorkerSpec, peak_memory_mb
 from msbd_dist.batch.run import Drive, Limits, Stop, again
 from msbd_dist.batch.worker import TaskWorker
@@ -152,7 +153,7 @@ def measure(folder: Path, side: int, pixels: float, workers: int) -> dict[str, A
         ) as pool:  # fmt: skip
             board.begin(workers)
             ahead = Ahead([spec], lambda _: edit)
-            drive = Drive(ahead, pool, lease, board, stop, Limits())
+            drive = Drive(ahead, pool, lease, board, Journal(out), stop, Limits())
             results = list(drive.results())
         done += board.done
         for who, memory in drive.peak.items():

@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw
 from msbd_dist.batch import steps
 from msbd_dist.batch.ahead import Ahead
 from msbd_dist.batch.board import Board, Silent
+from msbd_dist.batch.journal import Journal
 from msbd_dist.batch.record import Order, peak_memory_mb
 from msbd_dist.batch.run import Drive, Limits, Stop
 from msbd_dist.canvas.files import open_files
@@ -85,7 +86,7 @@ def measure(workers: int, edits: int, seconds: float) -> dict[str, Any]:
             cpu = time.process_time()
             board = Board(out, Silent(), edits)
             board.begin(workers)
-            drive = _Drive(ahead, pool, lease, board, Stop(), Limits())
+            drive = _Drive(ahead, pool, lease, board, Journal(out), Stop(), Limits())
             for _ in drive.results():
                 pass
             cpu = time.process_time() - cpu

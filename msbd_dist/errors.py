@@ -1,5 +1,7 @@
 """Every error a user can meet. One line each: what was got, what was wanted, what to do.
 
+Exit code 2 is for where nothing was started: an input error that comes later exits with 1.
+
     MsbdError
     ├── InputError           the user's input is wrong; exit code 2
     │   ├── ManifestError    a manifest: unknown key, duplicate id, wrong type
@@ -24,6 +26,20 @@ class MsbdError(Exception):
     """Base of all errors that are shown to the user as one line, without a traceback."""
 
     exit_code = 1
+
+
+def said_late(error: BaseException) -> None:
+    """Mark an error of what was started: its exit code is not that of wrong input."""
+    if isinstance(error, InputError):
+        error.exit_code = MsbdError.exit_code
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says; of one that is not ours also what it is called."""
+    if isinstance(error, MsbdError):
+        return str(error)
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 class InputError(MsbdError):

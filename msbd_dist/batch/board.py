@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol, get_args
 
@@ -94,8 +94,10 @@ class Board:
     pages: dict[str, page.Row] = field(default_factory=dict)
     state: RunState = "looking"
     stopped: str | None = None
+    error: str | None = None
     workers: int = 0
     looked: int = 0
+    kept: int = 0  # finished edits that are not looked at, because others are tried again
     rows: dict[str, Row] = field(default_factory=dict)
     _known: dict[str, _Known] = field(default_factory=dict)
     _working: dict[str, None] = field(default_factory=dict)  # in the order they came
@@ -104,21 +106,29 @@ class Board:
     _began: float = field(default_factory=time.time)
     _busy: float = 0.0  # seconds of workers
     _working_since: float | None = None
-    _done_cost: float = 0.0
+    _done_cost: float = 0.0  # in this run and in those before
     _shown: float = 0.0
     _due: float = 0.0  # when status.json is written next
     _page_due: float = 0.0  # and when the page is
+
+    @property
+    def working(self) -> Collection[str]:
+        """The edits that are worked at."""
+        return tuple(self._working)
 
     # -- what happens ------------------------------------------------------------------------------
 
     def expect(self, edit: steps.Edit) -> None:
         """An edit has been looked at, and will be worked at."""
         self.looked += 1
-        plan, left = edit.record.plan, defaultdict[str, float](float)
+        plan, left, total = edit.record.plan, defaultdict[str, float](float), 0.0
         for task in plan.tasks(edit.id):
+            cost = plan.cost(task)
+            total += cost
             if task.name not in edit.ledger:
-                left[task.kind] += plan.cost(task)
-        self._known[edit.id] = _Known(left, sum(left.values()))
+                left[task.kind] += cost
+        self._known[edit.id] = _Known(left, total)
+        self._done_cost += total - sum(left.values())
         prompt = edit.record.spec.prompt
         self.pages[edit.id] = page.Row(id=edit.id, state="waiting", prompt=prompt)
         self.tell()
@@ -166,6 +176,7 @@ class Board:
         """An edit has ended, or needed no work."""
         if result.id not in self._known:
             self.looked += 1
+        self._done_cost += result.cost
         self._known.pop(result.id, None)
         self._chores.pop(result.id, None)
         self._working.pop(result.id, None)
@@ -198,6 +209,15 @@ class Board:
             self.rows[result.id] = replace(row, state=result.state)
         self.rows = {name: self.rows[name] for name in order if name in self.rows}
         self.watch.show(self.status())
+
+    def break_off(self, why: str, order: Iterable[str]) -> None:
+        """An error ends the run: nothing is worked at any more, and what was has this error."""
+        self.state, self.error = "ended", why
+        for name in self._working:
+            self.rows[name] = Row(id=name, state="stopped", error=why)
+        self._working.clear()
+        self.rows = {name: self.rows.get(name) or Row(id=name, state="stopped") for name in order}
+        self.write()
 
     def profile(self) -> Profile:
         """What work took in this run."""
@@ -256,6 +276,7 @@ class Board:
         mean = sum(costs) / len(costs) if costs else 0.0
         left += unknown * mean * self._rate("")
         todo = sum(sum(known.left.values()) for known in self._known.values()) + unknown * mean
+        done = self._done_cost + self.kept * mean
         at_work = time.time() - (self._working_since or time.time())
         measured = any(pace.cost for pace in self._pace.values())
         return Status(
@@ -264,7 +285,7 @@ class Board:
             now=time.time(),
             total=self.total,
             counts={state: number for state, number in counts.items() if number},
-            share=self._done_cost / max(self._done_cost + todo, 1e-9) if self.workers else 0.0,
+            share=done / max(done + todo, 1e-9),
             seconds_left=left / self.workers if self.workers and measured else None,
             workers=self.workers,
             busy=min(self._busy / (self.workers * at_work), 1.0)
@@ -273,6 +294,7 @@ class Board:
             looked=self.looked,
             doing=tuple(map(self._doing, self._working)),
             stopped=self.stopped,
+            error=self.error,
         )
 
     def _doing(self, edit: str) -> Doing:

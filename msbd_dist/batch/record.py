@@ -147,6 +147,7 @@ class EditResult:
     seed: int | None = None
     compared: int = 0  # pixels of the output, with what they are to be
     pixels: int = 0
+    cost: float = 0.0  # in the units of `Plan.cost`, of what was done before this run
 
 
 def versions_of(ledger: Ledger, plan: Plan, stage: Stage) -> Versions:

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from msbd_dist.batch.page import row_from, write_page
 from msbd_dist.batch.record import EditResult
 from msbd_dist.batch.results import candidate_name, entry
+from msbd_dist.batch.status import ended_by
 from msbd_dist.batch.steps import Edit
 from msbd_dist.batch.tiles import around
 from msbd_dist.canvas.export import Edited
@@ -60,7 +61,8 @@ def write_report(
     returns where the first sheet is, if there is one."""
     entries = [entry(out, result) for result in results]
     rows = [row for result in results if (row := _row_of(out, result))]
-    text = json.dumps({"version": 1, "edits": entries}, indent=1)
+    ended = {"error": error} if (error := ended_by(out)) else {}
+    text = json.dumps({"version": 1, **ended, "edits": entries}, indent=1)
     out.write("report.json", text.encode())
     write_page(out, [row_from(found, spec) for found, spec in zip(entries, specs, strict=True)])
     sheets = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]

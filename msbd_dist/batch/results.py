@@ -1,6 +1,7 @@
 """What became of each edit, from its record and its ledger: the entries of report.json.
 
-{"version": 1, "edits": [entry, ...]}, in the manifest's order. An entry has "id" and "state", and
+{"version": 1, "edits": [entry, ...]}, in the manifest's order, and "error", the words of one that
+ended the run, where one did. An entry has "id" and "state", and
 "prompt" where a record was kept; a failed one has "error". A finished one has "output", a path or
 URL, what `finished` returns, and its "page" and "thumb" in the run directory, null where there are
 none. Entries grow; a key that is there keeps its meaning as long as "version" stays.

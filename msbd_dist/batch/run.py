@@ -26,9 +26,10 @@ from msbd_dist.batch import steps
 from msbd_dist.batch.ahead import Ahead
 from msbd_dist.batch.board import Board, Silent, Watch
 from msbd_dist.batch.changes import why_anew
+from msbd_dist.batch.ending import stored_errors
 from msbd_dist.batch.estimate import save_profile
 from msbd_dist.batch.identity import Identity, deciding_packages
-from msbd_dist.batch.journal import Journal
+from msbd_dist.batch.journal import RUN, Journal, noted
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.page import has_page, show, write_edit
 from msbd_dist.batch.record import (
@@ -50,7 +51,7 @@ from msbd_dist.batch.record import (
 )
 from msbd_dist.batch.report import preview, write_report, write_row
 from msbd_dist.batch.resume import results_of
-from msbd_dist.batch.status import CANCEL, FAILED, cancelled, load_status
+from msbd_dist.batch.status import CANCEL, FAILED, FINISHED, cancelled, in_words, load_status
 from msbd_dist.canvas.export import Edited
 from msbd_dist.canvas.files import Files, LocalFiles, open_files
 from msbd_dist.canvas.lease import Lease, LeaseLost
@@ -66,6 +67,8 @@ from msbd_dist.errors import (
     MsbdError,
     RunError,
     WorkerError,
+    in_one_line,
+    said_late,
 )
 from msbd_dist.fleet.executor import Executor, Outcome, SerialExecutor
 from msbd_dist.models.card import pinned, resolve
@@ -165,13 +168,19 @@ def run_manifest(
     board, peak = Board(files, watch, len(manifest.edits)), dict[str, int]()
     if only is not None:
         board.rows = {row.id: row for row in load_status(files).edits if row.id not in only}
+        board.kept = sum(row.state in FINISHED for row in board.rows.values())
     results: dict[str, EditResult] = {}
+    journal = Journal(files)
 
     def note(result: EditResult) -> None:
         results[result.id] = result
         board.finish(result)
 
-    with closing(Ahead(specs, partial(begin_edit, out=files, models=models))) as ahead:
+    with (
+        noted(journal),
+        stored_errors(board, journal),
+        closing(Ahead(specs, partial(begin_edit, out=files, models=models))) as ahead,
+    ):
         todo = []
         for found in ahead.look():
             if stop.reason:
@@ -193,39 +202,48 @@ def run_manifest(
                 files.remove(CANCEL)
                 board.state = "starting"
                 board.tell(now=True)
+                journal.say(RUN, _begins())
                 identity = Identity(files=models.files, packages=deciding_packages(), schema=SCHEMA)
                 spec = WorkerSpec(files.url, manifest.models, THREADS, identity)
                 with closing(make_executor(launch, spec, epoch=lease.epoch)) as pool:
                     board.begin(pool.num_workers)
-                    drive = Drive(ahead, pool, lease, board, stop, limits, launch.verify)
+                    drive = Drive(ahead, pool, lease, board, journal, stop, limits, launch.verify)
                     for result in drive.results():
                         note(result)
                     files.remove(CANCEL)
                 peak = drive.peak
-    peak["driver"] = peak_memory_mb()
-    ids = (spec.id for spec in manifest.edits if only is None or spec.id in only)
-    ordered = tuple(results.get(id_) or EditResult(id=id_, state="stopped") for id_ in ids)
-    board.end(ordered, stop.reason, (spec.id for spec in manifest.edits))
-    known = load_run(files) is not None
-    if known:
-        board.write()
-        profile = board.profile()
-        if profile.seconds:
-            models_used, worker_mb = manifest.models.family, peak.get("worker", 0)
-            save_profile(files, replace(profile, models=models_used, worker_mb=worker_mb))
+        peak["driver"] = peak_memory_mb()
+        ids = (spec.id for spec in manifest.edits if only is None or spec.id in only)
+        ordered = tuple(results.get(id_) or EditResult(id=id_, state="stopped") for id_ in ids)
+        board.end(ordered, stop.reason, (spec.id for spec in manifest.edits))
+        sheet = None
+        if load_run(files) is not None:
+            board.write()
+            _keep_profile(files, board, manifest.models.family, peak.get("worker", 0))
+            known = ordered if only is None else results_of(files)
+            sheet = write_report(files, known, manifest.edits)
+            if some:
+                journal.say(RUN, f"ended: {in_words(board.counts())}")
+                journal.write(now=True)
     return RunResult(
         out=files.url,
         edits=ordered,
         seconds=time.perf_counter() - started,
-        contact_sheet=write_report(
-            files, ordered if only is None else results_of(files), manifest.edits
-        )
-        if known
-        else None,
+        contact_sheet=sheet,
         peak_mb=peak,
         stopped=stop.reason,
         stop_code=stop.code,
     )
+
+
+def _begins() -> str:
+    return f"begins, driver {os.getpid()} on {socket.gethostname()}"
+
+
+def _keep_profile(files: Files, board: Board, models: str, worker_mb: int) -> None:
+    profile = board.profile()
+    if profile.seconds:
+        save_profile(files, replace(profile, models=models, worker_mb=worker_mb))
 
 
 Wave = list[Task | steps.Chore]
@@ -305,6 +323,7 @@ class Drive:
         pool: Executor,
         lease: Lease,
         board: Board,
+        journal: Journal,
         stop: Stop,
         limits: Limits,
         verify: Verify = "sample",
@@ -315,7 +334,7 @@ class Drive:
         self._stop, self._limits, self._verify = stop, limits, verify
         self._chores: dict[Future[Facts], steps.Chore] = {}
         self._threads = ThreadPoolExecutor(CHORES, "chore")
-        self._journal = Journal(board.out)
+        self._journal = journal
         self._failed = 0
         self._asked = 0.0  # when it was last looked whether the run is cancelled
 
@@ -346,7 +365,7 @@ class Drive:
             story = life(edit, self._lease.check, self._verify, self._board.chore)
             running = self._active[edit.id] = Running(edit, story)
             self._board.enter(edit)
-            self._journal.say(edit.id, f"begins, driver {os.getpid()} on {socket.gethostname()}")
+            self._journal.say(edit.id, _begins())
             if why := why_anew(edit):
                 self._journal.say(edit.id, why)
             yield from self._go_on(running)
@@ -482,6 +501,7 @@ class Drive:
 
     def _fail(self, running: Running, error: Exception) -> EditResult:
         edit = running.edit
+        said_late(error)
         del self._active[edit.id]
         self._failed += 1
         self._pool.drop(lambda order: order.task.edit == edit.id)
@@ -502,8 +522,7 @@ def failed(name: str, error: Exception) -> EditResult:
     """A failed edit with its error in one line."""
     if not isinstance(error, MsbdError):
         log.debug("edit %s", name, exc_info=error)
-        first = next(iter(str(error).strip().splitlines()), "")
-        error = MsbdError(f"{type(error).__name__}: {first}")
+        error = MsbdError(in_one_line(error))
     return EditResult(id=name, state="failed", error=error)
 
 
@@ -545,7 +564,8 @@ def begin_edit(spec: EditSpec, out: Files, models: steps.Models) -> steps.Edit |
         tidy(edit)  # it may have been killed right before
         if not has_page(edit):
             write_edit(edit)
-        return EditResult(id=spec.id, state="kept", output=edit.target, seed=edit.record.seed)
+        seed, cost = edit.record.seed, edit.cost
+        return EditResult(id=spec.id, state="kept", output=edit.target, seed=seed, cost=cost)
     return aside(edit) or edit
 
 

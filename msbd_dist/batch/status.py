@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from msbd_dist.canvas.files import Files
@@ -68,6 +70,7 @@ class Status:
     looked: int = 0  # edits that have been looked at, before any work
     doing: tuple[Doing, ...] = ()
     stopped: str | None = None  # why it ended early
+    error: str | None = None  # what ended it
     edits: tuple[Row, ...] = field(default=(), repr=False)  # all of them, only in the file
 
     @property
@@ -77,6 +80,11 @@ class Status:
     @property
     def failed(self) -> int:
         return sum(self.counts.get(state, 0) for state in FAILED)
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """How many edits are in which state."""
+    return ", ".join(f"{number} {state}" for state, number in counts.items() if number)
 
 
 def save_status(out: Files, status: Status) -> None:
@@ -102,8 +110,23 @@ def load_status(out: Files) -> Status:
     except (ValueError, TypeError, KeyError):
         raise RunError(f"{out.url}/{NAME}: is damaged; `msbd resume` writes it anew") from None
     if status.state != "ended" and not is_driven(out, status):
-        return Status(**{**vars(status), "state": "interrupted", "doing": ()})
+        return _interrupted(status)
     return status
+
+
+def ended_by(out: Files) -> str | None:
+    """The error that ended a run, if one did."""
+    with suppress(RunError):
+        return load_status(out).error
+    return None
+
+
+def _interrupted(status: Status) -> Status:
+    """A run whose driver is gone: nobody works at its edits."""
+    counts = Counter(status.counts)
+    counts["stopped"] += counts.pop("running", 0)
+    rows = (replace(r, state="stopped") if r.state == "running" else r for r in status.edits)
+    return replace(status, state="interrupted", doing=(), counts=dict(+counts), edits=tuple(rows))
 
 
 def is_driven(out: Files, status: Status) -> bool:

@@ -118,10 +118,9 @@ class Edit:
         return Canvas(group, record.plan, dtype, versions, attempt=attempt, picture=picture)
 
     @property
-    def remaining_cost(self) -> float:
-        """Work that is left, in the units of `Plan.cost`."""
-        plan = self.record.plan
-        return sum(plan.cost(t) for t in plan.tasks(self.id) if t.name not in self.ledger)
+    def cost(self) -> float:
+        """All of its work, in the units of `Plan.cost`."""
+        return sum(map(self.record.plan.cost, self.record.plan.tasks(self.id)))
 
     @property
     def is_finished(self) -> bool:

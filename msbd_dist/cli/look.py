@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -212,11 +213,18 @@ def status(
         for row in rows:
             line = f"{row.id:<{widest}}  {row.state:<11}  {row.error or row.output or ''}"
             out_console.print(line.rstrip(), markup=False, highlight=False)
-        if now.state == "interrupted":
-            text = f"its driver has gone; `msbd resume {out}` goes on"
+        for text in _why_ended(now, out):
             console.print(text, style="yellow", markup=False, highlight=False)
     ended = now.state in ("ended", "interrupted")
     raise typer.Exit(1 if now.failed or (ended and now.finished < now.total) else 0)
+
+
+def _why_ended(now: Status, out: str) -> Iterator[str]:
+    """What is to be said of a run that has not ended by itself."""
+    if now.state == "interrupted":
+        yield f"its driver has gone; `msbd resume {out}` goes on"
+    if now.error is not None:
+        yield f"an error ended it: {now.error}; `msbd logs {out}` has more, `msbd resume` goes on"
 
 
 def _watched(out: str, now: Status) -> Status:
@@ -238,12 +246,14 @@ def _watched(out: str, now: Status) -> Status:
 
 def logs(
     out: Out,
-    edit: Annotated[str, typer.Argument(help="Id of the edit.")],
+    edit: Annotated[
+        str, typer.Argument(help="Id of the edit; without, what is said of the run.")
+    ] = "",
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the run ends.")
     ] = False,
 ) -> None:
-    """Print what happened to an edit: its tasks, warnings, and errors with their tracebacks.
+    """Print what happened to an edit, or to the run: tasks, warnings, errors with tracebacks.
 
     Example: msbd logs runs/demo star --follow
     """
@@ -257,7 +267,8 @@ def logs(
         state = load_status(files).state
         text = read_log(files, edit)
         if text is None and not follow:
-            raise RunError(f"{out}: has no log of {edit!r}; see `msbd status {out}`")
+            whose = repr(edit) if edit else "the run"
+            raise RunError(f"{out}: has no log of {whose}; see `msbd status {out}`")
         new = (text or "")[shown:]
         shown += len(new)
         out_console.out(new, end="", highlight=False)

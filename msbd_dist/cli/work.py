@@ -139,8 +139,8 @@ def run(
 ) -> None:
     """Run all edits of a manifest; run it again to continue after an interruption.
 
-    Exit code: 0 all finished, 1 some failed, 2 wrong input, 3 no cluster, 4 cancelled, 5 deadline
-    or too many failures, 130 and 143 after Ctrl-C and SIGTERM.
+    Exit code: 0 all finished, 1 some failed, 2 wrong input and nothing started, 3 no cluster,
+    4 cancelled, 5 deadline or too many failures, 130 and 143 after Ctrl-C and SIGTERM.
 
     Example: msbd run jobs/demo.yaml --out runs/demo
     """

@@ -75,6 +75,8 @@ def _named(card: Card) -> Iterator[tuple[str, str | Path]]:
         yield "file", file
         beside = (file.with_suffix(suffix) for suffix in _CONFIGURATIONS)
         yield from ((f"file{path.suffix}", path) for path in beside if path.is_file())
+        if card.scheduler:
+            yield "scheduler", repr(card.scheduler)
     if card.sr is not None:
         yield "sr", Path(card.sr)
     yield from _of_scorer(card.clip)

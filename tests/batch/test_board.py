@@ -12,7 +12,7 @@ from rich.console import Console
 from msbd_dist.batch.board import Board, Silent
 from msbd_dist.batch.estimate import Profile, hours_of, load_profile, save_profile
 from msbd_dist.batch.record import EditResult
-from msbd_dist.batch.status import load_status
+from msbd_dist.batch.status import Row, as_json, load_status
 from msbd_dist.batch.steps import Edit
 from msbd_dist.canvas.files import open_files
 from msbd_dist.cli.progress import duration, in_a_line, picture
@@ -82,6 +82,60 @@ def test_what_is_left_is_reckoned_from_what_was_measured(tmp_path: Path) -> None
     assert status.seconds_left == pytest.approx(3 * cost * 0.5 / 2)
     assert status.share == pytest.approx(1 / 4)
     assert board.profile().of(plan) == pytest.approx(0.5 * cost)
+
+
+def test_what_was_done_before_counts_in_what_is_done(tmp_path: Path) -> None:
+    plan, board = a_plan(), Board(open_files(tmp_path), Silent(), 3)
+    tasks = list(plan.tasks("b"))
+    cost, half = sum(map(plan.cost, tasks)), sum(map(plan.cost, tasks[: len(tasks) // 2]))
+    board.finish(EditResult(id="a", state="kept", output="a.png", cost=cost))
+    begun = Planned("b", plan)
+    begun.ledger.update({task.name: {} for task in tasks[: len(tasks) // 2]})  # type: ignore[attr-defined]
+    board.expect(begun)
+    board.expect(Planned("c", plan))
+    board.begin(workers=1)
+    board.enter(begun)
+    assert board.status().share == pytest.approx((cost + half) / (3 * cost))
+    (doing,) = board.status().doing
+    assert doing.share == pytest.approx(half / cost)
+
+
+def test_finished_edits_count_where_another_one_is_tried_again(tmp_path: Path) -> None:
+    plan, board = a_plan(), Board(open_files(tmp_path), Silent(), 4)
+    board.rows = {name: Row(id=name, state="done") for name in "abc"}
+    board.kept = 3
+    board.expect(Planned("d", plan))
+    board.begin(workers=1)
+    assert board.status().share == pytest.approx(3 / 4)
+
+
+def test_what_an_error_ended_is_stopped_and_says_why(tmp_path: Path) -> None:
+    plan, board = a_plan(), Board(open_files(tmp_path), Silent(), 3)
+    board.expect(Planned("b", plan))
+    board.begin(workers=1)
+    board.finish(EditResult(id="c", state="done", output="c.png"))
+    board.enter(Planned("b", plan))
+    board.break_off("the disk is full", "abc")
+    status = load_status(open_files(tmp_path))
+    assert (status.state, status.error, status.doing) == ("ended", "the disk is full", ())
+    assert [(row.state, row.error) for row in status.edits] == [
+        ("stopped", None), ("stopped", "the disk is full"), ("done", None),
+    ]  # fmt: skip
+    assert status.counts == {"done": 1, "stopped": 2}
+    assert in_a_line(status).endswith("the disk is full")
+
+
+def test_the_edits_of_a_driver_that_is_gone_are_not_running(tmp_path: Path) -> None:
+    plan, board = a_plan(), Board(open_files(tmp_path), Silent(), 2)
+    board.expect(Planned("a", plan))
+    board.begin(workers=1)
+    board.enter(Planned("a", plan))
+    board.write()
+    status = load_status(open_files(tmp_path))
+    assert (status.state, status.doing) == ("interrupted", ())
+    assert [row.state for row in status.edits] == ["stopped"]
+    assert status.counts == {"stopped": 1, "waiting": 1}
+    assert json.loads(as_json(status))["counts"] == status.counts
 
 
 def test_a_task_that_failed_and_may_says_nothing_of_its_pace(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ from msbd_dist.batch.steps import Edit, Models, prepare
 from msbd_dist.canvas.files import open_files
 from msbd_dist.core.spec import ModelSpec, Result
 from msbd_dist.fleet.executor import WorkerError
-from msbd_dist.models.card import resolve
+from msbd_dist.models.card import bundled_folder, resolve
 from msbd_dist.models.fingerprint import digests
 
 Msbd = Callable[..., tuple[int, str, str]]
@@ -342,6 +343,42 @@ def test_a_run_is_cancelled_from_elsewhere_and_resumed(tmp_path: Path, msbd: Msb
     assert code == 0, err
     assert (next(out.glob("e0/*/ledger")) / "0-denoise-0.json").stat().st_mtime_ns == before
     assert [line.split()[:2] for line in said.splitlines()[:2]] == [["e0", "done"], ["e1", "done"]]
+
+
+def test_what_ended_a_run_is_in_its_status_its_logs_and_its_report(
+    tmp_path: Path, msbd: Msbd
+) -> None:
+    draw_inputs(tmp_path)
+    family = Path(shutil.copytree(bundled_folder(), tmp_path / "family"))
+    weights = family / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5000])  # as a copy that was broken off
+    manifest_of(tmp_path, FASTEST, FASTEST, models=str(family))
+    out = str(tmp_path / "run")
+    command = ("run", str(tmp_path / "manifest.yaml"), "--out", out, "--executor", "serial")
+    code, _, err = msbd(*command)
+    assert code == 1  # not 2: something was started
+    cause = err.strip().splitlines()[-1].removeprefix("msbd: ")
+    assert weights.name in cause
+    code, said, err = msbd("status", out)
+    assert code == 1
+    assert "running" not in said
+    assert f"an error ended it: {cause}" in err
+    found = json.loads((tmp_path / "run/status.json").read_text())
+    assert (found["state"], found["error"]) == ("ended", cause)
+    assert [row["state"] for row in found["edits"]] == ["stopped", "stopped"]
+    assert f"stopped: an error ended the run: {cause}" in msbd("logs", out, "e0")[1]
+    log = msbd("logs", out)[1]
+    assert "Traceback" in log
+    assert cause in log
+    assert json.loads((tmp_path / "run/report.json").read_text())["error"] == cause
+    assert msbd("report", out)[0] == 0
+    assert json.loads((tmp_path / "run/report.json").read_text())["error"] == cause
+    shutil.copy(bundled_folder() / "vae" / weights.name, weights)
+    assert msbd("resume", out)[0] == 0
+    assert json.loads(msbd("status", out, "-o", "json")[1])["error"] is None
+    assert "ended: 2 done" in msbd("logs", out)[1]
+    (tmp_path / "family").rename(tmp_path / "elsewhere")
+    assert msbd("resume", out)[0] == 2  # nothing was started
 
 
 @pytest.mark.parametrize(
