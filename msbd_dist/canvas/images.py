@@ -179,6 +179,8 @@ class Picture:
         colours = ("grey" if self.bands == 1 else "RGB") + (" + alpha" if self.has_alpha else "")
         parts = [f"{self.kind} {width_x_height(self.size)} {colours} {8 * self.dtype.itemsize}-bit"]
         parts += self.metadata.names
+        if any(loss and loss.name == "geo" for loss, _ in self.metadata.own):
+            parts.append("geo tags")
         if self.orientation != 1:
             parts.append(f"orientation {self.orientation}")
         return ", ".join(parts)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from msbd_dist.canvas.reader import Loss, Metadata, Samples
 from msbd_dist.canvas.tiff_add import Grafted, can_graft
-from msbd_dist.canvas.tiff_own import own_tags, unknown
+from msbd_dist.canvas.tiff_own import EXTRA_CHANNEL, own_tags, unknown, without_values
 from msbd_dist.canvas.tiff_pages import flags_of, is_aperio, is_thumbnail, name_of, role, slices
 from msbd_dist.canvas.tiff_tags import (
     Bytes,
@@ -622,8 +622,13 @@ def describe(path: str) -> tuple[Metadata, tuple[Loss, ...]]:
     """
     with _told(path):
         contents = contents_of(open_bytes(path))
+        page = contents.page
         metadata, unkept = held_by(contents)
-        return replace(metadata, pages=()), (*unkept, *map(page_loss, metadata.pages))
+        lost = [*unkept, *map(page_loss, metadata.pages)]
+        if page.colours == 3 or _bits(page) < 8:
+            kept, others = without_values(metadata.own)
+            metadata, lost = replace(metadata, own=kept), [*lost, *others]
+        return replace(metadata, pages=()), tuple(lost)
 
 
 @contextmanager
@@ -666,14 +671,17 @@ def contents_of(file: Bytes) -> Contents:
     return replace(contents, levels=tuple(levels))
 
 
+def _bits(page: Page) -> int:
+    entry = page.directory.entries.get(258)
+    return int(page.tags.integers(entry)[0]) if entry else 1
+
+
 def _room(page: Page) -> tuple[int, int | None]:
     """(bytes of the picture's samples, of the file behind them; None where it is compressed)."""
-    tags, entries = page.tags, page.directory.entries
-    bits = int(tags.integers(entries[258])[0]) if 258 in entries else 1
-    plane = page.size.height * -(-page.size.width * page.samples * bits // 8)
+    plane = page.size.height * -(-page.size.width * page.samples * _bits(page) // 8)
     if page.codec != NONE or page.tiled:
         return plane, None
-    return plane, tags.file.size - int((page.offsets + page.counts).max())
+    return plane, page.tags.file.size - int((page.offsets + page.counts).max())
 
 
 def _with_page(contents: Contents, directory: Directory, *, below: bool) -> Contents:
@@ -721,8 +729,10 @@ def held_by(contents: Contents) -> tuple[Metadata, tuple[Loss, ...]]:
     page = contents.page
     metadata, lost = _metadata(page)
     lost += unknown(page.directory)
-    if page.samples > page.bands and not page.extra:
+    if page.samples > page.bands and page.extra is None:
         lost.append(EXTRA_CHANNEL)
+    if contents.previews:
+        lost.append(Loss("thumbnail", "a smaller version of another make", matters=False))
     pages = _beside(contents)
     lost += [page_loss(name) for name, page in pages if not _goes_along(name, page)]
     names = tuple(name for name, page in pages if _goes_along(name, page))
@@ -785,9 +795,6 @@ def _fields(page: Page) -> dict[str, str | bytes]:
         if code in entries:
             found[name] = tags.raw(entries[code])
     return found
-
-
-EXTRA_CHANNEL = Loss("extra-channel", "the meaning of the extra channel, which becomes alpha")
 
 
 def page_loss(name: str) -> Loss:

@@ -27,13 +27,16 @@ _LAYERS = 37724
 GEO = {33550, 33920, 33922, 34264, 34735, 34736, 34737, 50844}
 RESOLUTION = {282, 283, 296}
 _GDAL, _NODATA, _IMAGEJ = {42112}, {42113}, {50838, 50839}
+NO_DATA = Loss("geo", "the value of what is no data")
 _GROUPS = (
     (Loss("geo", "geo tags"), GEO),
     (Loss("geo", "GDAL metadata"), _GDAL),
-    (Loss("geo", "the value of what is no data"), _NODATA),
+    (NO_DATA, _NODATA),
     (Loss("tags", "ImageJ metadata"), _IMAGEJ),
     (Loss("colours", "primaries of a TIFF"), {301, 318, 319}),
 )
+_EXTRA = {338}
+EXTRA_CHANNEL = Loss("extra-channel", "the meaning of the extra channel, which becomes alpha")
 # the name of a document and of a page, places on paper, ranges of samples
 _HARMLESS = {263, 265, 269, 280, 281, 285, 286, 287, 290, 291, 297, 340, 341, 50341}
 _NO_ADDRESS = {2, 3, 5, 8, 10, 11, 12}  # texts, short and broken numbers
@@ -43,10 +46,24 @@ def own_tags(tags: Tags, page: Directory) -> tuple[tuple[Loss | None, bytes], ..
     """What a page has and a new TIFF is to have too; None for what others need not have."""
     found: list[tuple[Loss | None, set[int]]] = [(_of_resolution(tags, page), RESOLUTION)]
     found.append((None, _SOFTWARE))
+    found.append((EXTRA_CHANNEL, _EXTRA if _has_unknown_channel(tags, page) else set()))
     found += _GROUPS
     found += [(tag_loss(code), {code}) for code in sorted(_others(page)) if _goes_along(page, code)]
     held = [(loss, codes & page.entries.keys()) for loss, codes in found]
     return tuple((loss, block_of(tags, page, codes)) for loss, codes in held if codes)
+
+
+def without_values(
+    own: tuple[tuple[Loss | None, bytes], ...],
+) -> tuple[tuple[tuple[Loss | None, bytes], ...], list[Loss]]:
+    """Own tags of a picture whose samples become others, as a palette's do, and what is lost."""
+    kept = tuple((loss, block) for loss, block in own if loss not in _OF_VALUES)
+    return kept, [loss for loss, _ in own if loss and loss in _OF_VALUES]
+
+
+def _has_unknown_channel(tags: Tags, page: Directory) -> bool:
+    """Whether there is one beside the colours that is said to be unknown."""
+    return 338 in page.entries and int(tags.integers(page.entries[338])[-1]) == 0
 
 
 def unknown(page: Directory) -> list[Loss]:
@@ -79,3 +96,6 @@ def tag_loss(code: int) -> Loss:
     name = TagNames.lookup(code).name
     what = f"TIFF tag {code if name == 'unknown' else name}"
     return Loss("tags", what, matters=code not in _HARMLESS)
+
+
+_OF_VALUES = {NO_DATA, *map(tag_loss, (280, 281, 340, 341))}

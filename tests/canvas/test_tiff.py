@@ -735,7 +735,8 @@ def test_an_extra_channel_without_a_meaning_becomes_alpha_and_that_is_told(tmp_p
     make(tmp_path / "a.tif", picture(9, 9, 4), extrasamples=["unspecified"])
     reader = TiffReader.open(str(tmp_path / "a.tif"))
     assert reader.has_alpha
-    assert [loss.name for loss in reader.unkept] == ["extra-channel"]
+    assert [loss.name for loss, _ in reader.metadata.own if loss] == ["extra-channel"]
+    assert reader.unkept == ()
 
 
 # ---------------------------------------------------------------- copies with edits

@@ -51,7 +51,7 @@ def rewrite(source: Path, target: Path, **how: Any) -> Array:
 
     write_edited(Edited(opened, EDIT, patch, All()), target, How(**how))
     wanted = opened.reader.window(Box.of(opened.size)).copy()
-    wanted[EDIT.slices] = patch(EDIT).transpose(1, 2, 0)
+    wanted[EDIT.slices][..., : opened.bands] = patch(EDIT).transpose(1, 2, 0)
     return wanted
 
 
@@ -190,11 +190,24 @@ def test_what_a_palette_holds_besides_goes_along(tmp_path: Path) -> None:
     colours = np.arange(768, dtype=np.uint16).reshape(3, 256) * 257
     tifffile.imwrite(source, picture(64, 80, 1)[..., 0], photometric="palette", colormap=colours,
                      metadata=None, extratags=GEO_TAGS, resolution=(30, 30))  # fmt: skip
-    rewrite(source, target)
+    lost = losses(Picture.open(source), target, How())
+    assert [str(one) for one in lost] == ["the value of what is no data"]  # it was a palette's
+    rewrite(source, target, allow_loss=("geo",))
     found, wanted = tags_of(target), tags_of(source)
-    assert 320 not in found
-    for code in (*GEO, *RESOLUTION):
+    assert not {320, 42113} & found.keys()
+    for code in {*GEO, *RESOLUTION} - {42113}:
         assert found[code] == wanted[code]
+
+
+def test_a_fourth_channel_of_a_map_stays_what_it_is(tmp_path: Path) -> None:
+    """Near infrared, say; where it would become alpha, that is told."""
+    source, target = tmp_path / "a.tif", tmp_path / "b.tif"
+    geo(source, picture(64, 80, 4), extrasamples=["unspecified"])
+    wanted = rewrite(source, target, tiff="plain")
+    assert tags_of(target)[338] == (0,)
+    assert np.array_equal(tifffile.imread(target), wanted)
+    names = {loss.name for loss in losses(Picture.open(source), tmp_path / "b.png", How())}
+    assert names == {"geo", "extra-channel"}
 
 
 def test_what_a_long_strip_holds_besides_goes_along(
