@@ -162,6 +162,8 @@ def run_manifest(
         raise RunError(f"{files.url}: is a file; give --out a folder's name")
     load_run(files)  # a store that can't be reached is an error before any work
     card = resolve(manifest.models)
+    for warning in card.notes:
+        log.warning("%s", warning)
     manifest = manifest.with_(models=pinned(manifest.models, card))
     models = steps.Models(manifest.models, card, digests(card))
     specs = (spec for spec in manifest.edits if only is None or spec.id in only)

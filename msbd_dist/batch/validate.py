@@ -99,12 +99,15 @@ def _look_at_models(manifest: Manifest, checked: Checked) -> Card | None:
     family = manifest.models.family
     if family.count("/") == 1 and not Path(family).exists():
         return None
+    where, key = str(manifest.path), "models"
     try:
-        return resolve(manifest.models)
+        card = resolve(manifest.models)
     except MsbdError as error:
-        text, where = f"{manifest.path}: models: {error}", str(manifest.path)
-        checked.problems.append(Problem(text, where, None, "models"))
+        checked.problems.append(Problem(f"{where}: {key}: {error}", where, None, key))
         return None
+    notes = (Problem(f"{where}: {key}: {note}", where, None, key) for note in card.notes)
+    checked.warnings.extend(notes)
+    return card
 
 
 def _look_at_words(manifest: Manifest, checked: Checked, card: Card) -> None:

@@ -74,6 +74,8 @@ def plan(
     )
     pace = None if profile is None else load_profile(profile)
     card = resolve(loaded.models)
+    for note in card.notes:
+        console.print(f"warning: {note}", style="yellow", markup=False, highlight=False)
     plans: list[Plan] = []
     edits: list[dict[str, Any]] = []
     problems: list[dict[str, str]] = []

@@ -14,6 +14,7 @@ Relative paths in it are relative to the folder.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 from msbd_dist.core.spec import Family, ModelSpec, Upscaler
 from msbd_dist.errors import ModelError
 from msbd_dist.models import single_file
+from msbd_dist.models.objective import Objective, named_v, objective_of
 from msbd_dist.models.sources import Folder, Hub, Source, locate, nearest, source
 
 BUNDLED = "tiny"  # the name of the family that comes with the package
@@ -41,6 +43,7 @@ _PARTS = {
 _EXTRA_INPUTS = (
     "addition_embed_type",
     "class_embed_type",
+    "encoder_hid_dim_type",
     "num_class_embeds",
     "time_cond_proj_dim",
 )
@@ -80,6 +83,7 @@ class Card:
     sr: str | None = None  # checkpoint of the upscaler
     clip: str = CLIP  # what `rerank.load_scorer` takes
     scheduler: tuple[tuple[str, Any], ...] = ()  # what a single file says of it: key and value
+    notes: tuple[str, ...] = ()  # what may be meant otherwise
 
     def checkpoint(self, upscaler: Upscaler) -> Path | None:
         """The file that this kind of upscaler needs, or None where it needs none.
@@ -137,11 +141,13 @@ def required_checkpoint(upscaler: Upscaler, path: Path | None) -> Path | None:
 
 
 def _file_card(spec: ModelSpec, file: Path) -> Card:
-    shape = single_file.inspect(file)
+    shape, header, unused = single_file.inspect(file)
     _check_channels(str(file), shape.in_channels, shape.latent_channels)
+    said, notes = objective_of(file, header), tuple(_unused(file, unused))
     if spec.config is None:
-        family = _known_family(file, shape)
-        return _card(spec, Hub(_SD1_CONFIG), family, own={}, file=str(file))
+        family = _known_family(file, shape, said)
+        card = _card(spec, Hub(_SD1_CONFIG), family, own={}, file=str(file))
+        return replace(card, scheduler=said.settings(), notes=notes)
     found = locate(spec.config)
     if isinstance(found, Path):
         raise ModelError(f"config: {found} is a file: give a diffusers folder or a hub id")
@@ -149,7 +155,9 @@ def _file_card(spec: ModelSpec, file: Path) -> Card:
     own = _own_settings(found)
     family = _family(found, own)
     _check_fits(file, shape, found)
-    return _card(spec, found, family, own=own, file=str(file))
+    settings, more = _agreed(file, said, found)
+    card = _card(spec, found, family, own=own, file=str(file))
+    return replace(card, scheduler=settings, notes=(*notes, *more))
 
 
 def _card(
@@ -203,17 +211,60 @@ def _family(source: Source, own: dict[str, Any]) -> Family:
         raise ModelError(f"{source}: {error}: set native, segment, overlap in msbd.json") from None
 
 
-def _known_family(file: Path, shape: single_file.Shape) -> Family:
+def _known_family(file: Path, shape: single_file.Shape, said: Objective) -> Family:
     """The family of a single file that comes without a configuration: SD 1.x only."""
-    if shape.text_width == _SD1_TEXT_WIDTH:
+    why = None
+    if said.disagrees:
+        why = f"what it predicts can't be known: {said}"
+    elif said.prediction is None and named_v(file):
+        why = "its name says v prediction, and neither its keys nor a .yaml beside it do"
+    elif said.prediction == "epsilon" and said.zero_snr:
+        why = f"{said}, which says nothing at zero signal, and it is marked for that (ztsnr)"
+    elif said.schedule != Objective.schedule:
+        why = f"the .yaml beside it has beta_schedule {said.schedule}, which is not SD's"
+    elif shape.text_width == _SD2_TEXT_WIDTH:
+        why = (
+            "SD 2 files come with epsilon prediction at 512 px and v_prediction at 768 px, and "
+            + (f"here {said}" if said.said else "the file doesn't say which")
+        )
+    elif shape.text_width != _SD1_TEXT_WIDTH:
+        why = f"its text width {shape.text_width} is that of no known model"
+    if why is None:
         return _SD1
-    why = (
-        "SD 2 files come with epsilon prediction at 512 px and v_prediction at 768 px, and the "
-        "file doesn't say which"
-        if shape.text_width == _SD2_TEXT_WIDTH
-        else f"its text width {shape.text_width} is that of no known model"
-    )
     raise ModelError(f"{file}: {why}: give config: a diffusers folder (or hub id) of its kind")
+
+
+def _agreed(
+    file: Path, said: Objective, source: Source
+) -> tuple[tuple[tuple[str, Any], ...], list[str]]:
+    """What a single file changes of the configuration that was given for it, and what to tell.
+
+    A file that says what it predicts is believed, because configurations are often of the
+    family's first model; one that contradicts itself is not.
+    """
+    config = source.read("scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+    said = replace(said, betas=())  # they are the configuration's to say
+    if said.disagrees:
+        return (), [f"{file}: {said}: {config} of {source} is used"]
+    if said.prediction in (None, config) and not said.zero_snr:
+        return (), []
+    if (said.prediction or config) == "epsilon" and said.zero_snr:
+        raise ModelError(
+            f"{file}: is marked for zero signal (ztsnr), where epsilon prediction says nothing: "
+            f"give config: a folder whose scheduler_config.json has the prediction_type it learned"
+        )
+    if said.prediction in (None, config):
+        return said.settings(), []
+    return said.settings(), [
+        f"{file}: {said}, {source} says {config}: {said.prediction} is used; if that is wrong, "
+        f"remove what says so"
+    ]
+
+
+def _unused(file: Path, names: tuple[str, ...]) -> Iterator[str]:
+    if names:
+        count = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"{file}: weights that no part of the model uses: {names[0]}{count}"
 
 
 def _check_pipeline(source: Source) -> None:

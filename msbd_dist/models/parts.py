@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from msbd_dist.errors import ModelError
 from msbd_dist.models.card import Card
 from msbd_dist.models.loading import frozen, hermetic
+from msbd_dist.models.original import load_part, require_all_used
 from msbd_dist.models.sources import reason, source, weights_variant
 
+_FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)  # of other libraries
 _CLASSES = {
     "vae": AutoencoderKL,
     "unet": UNet2DConditionModel,
@@ -84,51 +87,25 @@ class Parts:
 
 
 def _from_single_file(file: str, config: str, part: str, dtype: torch.dtype) -> Any:
-    """One part of a file with the original code's names; ``config``: diffusers folder or hub id."""
+    """One part of a single file; ``config``: the folder or hub id that describes it."""
     folder = _config_folder(file, config)
     try:
         with hermetic():
-            if part == "text_encoder":
-                module = _text_encoder_from(file, folder, dtype)
-            else:
-                module = _CLASSES[part].from_single_file(
-                    file, config=folder, subfolder=part, torch_dtype=dtype
-                )
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-        why = "weights are missing" if "meta tensor" in str(error) else reason(error)
+            return load_part(Path(file), folder, part, dtype)
+    except (*_FAILURES, SafetensorError, AttributeError) as error:
         raise ModelError(
-            f"{file}: {part} can't be loaded ({why}): give config: the diffusers "
+            f"{file}: {part} can't be loaded ({reason(error)}): give config: the diffusers "
             f"folder (or a reachable hub id) that describes this file"
         ) from error
-    missing = [name for name, tensor in module.named_parameters() if tensor.is_meta]
-    if missing:
-        raise _incomplete(f"{file}: {part}", missing)
-    return module
 
 
-def _text_encoder_from(file: str, folder: str, dtype: torch.dtype) -> Any:
-    """diffusers takes a file's text encoder out only to make a pipeline: make one of it alone."""
-    from diffusers import StableDiffusionPipeline
-
-    return StableDiffusionPipeline.from_single_file(
-        file,
-        config=folder,
-        torch_dtype=dtype,
-        unet=None,
-        vae=None,
-        tokenizer=None,
-        safety_checker=None,
-        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
-    ).text_encoder
-
-
-def _config_folder(file: str, config: str) -> str:
+def _config_folder(file: str, config: str) -> Path:
     """The folder with the configuration that a single file needs."""
     try:
         found = source(config)
         for part in ("unet", "vae", "text_encoder"):
             found.read(f"{part}/config.json")
-        return str(found.fetch())
+        return found.fetch()
     except ModelError as error:
         raise ModelError(f"{file}: give config: a diffusers folder ({error})") from error
 
@@ -147,7 +124,7 @@ def _from_pretrained(folder: Path, part: str, dtype: torch.dtype | None) -> Any:
     try:
         with hermetic():
             loaded = _CLASSES[part].from_pretrained(folder, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except _FAILURES as error:
         raise ModelError(
             f"{where}: can't be loaded ({reason(error)}): restore the files from where the "
             f"model came; weights must be safetensors"
@@ -155,14 +132,9 @@ def _from_pretrained(folder: Path, part: str, dtype: torch.dtype | None) -> Any:
     if dtype is None:
         return loaded
     module, info = loaded
-    wrong = [*info["missing_keys"], *info["mismatched_keys"]]
-    if wrong:
-        raise _incomplete(where, wrong)
-    return module
-
-
-def _incomplete(where: str, names: list[Any]) -> ModelError:
-    return ModelError(
-        f"{where}: weights missing or of another shape: {names[0]} and {len(names) - 1} more: "
-        f"configuration and weights are of different models, restore the files"
+    require_all_used(
+        where,
+        missing=[*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])],
+        unused=list(info["unexpected_keys"]),
     )
+    return module

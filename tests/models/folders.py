@@ -95,6 +95,14 @@ def write_single_file(folder: Path, file: Path) -> Path:
     return file
 
 
+def write_header(file: Path, shapes: dict[str, list[int]], **metadata: str) -> Path:
+    """A safetensors file of which only the header is there."""
+    entries = {k: {"dtype": "F16", "shape": v, "data_offsets": [0, 0]} for k, v in shapes.items()}
+    text = json.dumps({"__metadata__": {"format": "pt", **metadata}, **entries}).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    return file
+
+
 def fill_hub_cache(cache: Path, name: str, folder: Path, *, weights: bool = True) -> Path:
     """Put a folder where the model hub's client would have; returns the copy."""
     repository = cache / f"models--{name.replace('/', '--')}"

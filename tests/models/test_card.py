@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from folders import SD1_FILE, edit_json, fill_hub_cache, model_index, write_json
+from folders import SD1_FILE, edit_json, fill_hub_cache, model_index, write_header, write_json
 
 from msbd_dist.core.spec import Family, ModelSpec
 from msbd_dist.errors import ModelError
@@ -19,14 +18,6 @@ from msbd_dist.models.card import bundled_folder, pinned, resolve
 
 CROSS = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
-
-
-def write_header(file: Path, shapes: dict[str, list[int]]) -> Path:
-    """A safetensors file of which only the header is there."""
-    entries = {k: {"dtype": "F16", "shape": v, "data_offsets": [0, 0]} for k, v in shapes.items()}
-    text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
-    file.write_bytes(len(text).to_bytes(8, "little") + text)
-    return file
 
 
 @pytest.fixture
