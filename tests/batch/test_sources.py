@@ -22,7 +22,7 @@ from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ome import write_ome
 from msbd_dist.canvas.reader import Metadata
 from msbd_dist.core.geometry import Box, Size
-from msbd_dist.core.spec import ModelSpec
+from msbd_dist.core.spec import EditSpec, ModelSpec
 from msbd_dist.errors import ImageError, ManifestError, RunError
 
 
@@ -49,6 +49,20 @@ def make_ome(path: Path, samples: np.ndarray) -> None:
 def run(folder: Path, out: Path | str, *edits: dict[str, Any], **options: Any) -> RunResult:
     rows = [{**FASTEST, **edit} for edit in edits]
     return run_manifest(manifest_of(folder, *rows), out, executor="serial", **options)
+
+
+def test_previews_that_a_copy_goes_without_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = np.zeros((64, 80, 3), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(samples, photometric="rgb", metadata=None)
+        file.write(samples[::4, ::4, 0].copy(), metadata=None, subfiletype=1)
+    spec = EditSpec(id="e", image=str(tmp_path / "a.tif"), mask="none.png", prompt="")
+    with caplog.at_level(logging.WARNING, "msbd_dist"):
+        steps.check_edit(spec, str(tmp_path / "b.tif"), Picture.open(tmp_path / "a.tif"))
+    assert "left out of" in caplog.text
+    assert "a smaller version of another make" in caplog.text
 
 
 def samples_of(place: str | None) -> np.ndarray:
