@@ -17,9 +17,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -28,21 +27,19 @@ import pyvips
 from PIL import Image as PillowImage
 
 from msbd_dist.canvas import ome, tiff_copy
+from msbd_dist.canvas.carry import Kind
 from msbd_dist.canvas.files import sync_folder
 from msbd_dist.canvas.images import Picture, from_float, width_x_height
 from msbd_dist.canvas.ome import OmeReader
 from msbd_dist.canvas.places import stored_bytes
 from msbd_dist.canvas.reader import LOSSES, Loss, Samples
-from msbd_dist.canvas.tiff import TiffReader, grafted, page_loss
-from msbd_dist.canvas.tiff_add import add
-from msbd_dist.canvas.tiff_own import RESOLUTION
+from msbd_dist.canvas.save import save, to_be_written
+from msbd_dist.canvas.tiff import TiffReader, page_loss
 from msbd_dist.canvas.tiff_previews import cleaned
-from msbd_dist.canvas.vips import Streamed, reason, strip_rows
+from msbd_dist.canvas.vips import Streamed, naming, reason, strip_rows
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.spec import LossName, OmeVersion, TiffWay, Verify
 from msbd_dist.errors import ImageError, RunError, StoreError
-
-Kind = Literal["PNG", "TIFF", "WebP", "JPEG", "OME-Zarr", "DeepZoom"]
 
 SUFFIXES: dict[str, Kind] = {
     ".png": "PNG",
@@ -54,21 +51,11 @@ SUFFIXES: dict[str, Kind] = {
     ".zarr": "OME-Zarr",
     ".dzi": "DeepZoom",
 }
-_HOLDS: dict[Kind, set[str]] = {  # what each keeps of Metadata.names
-    "PNG": {"ICC profile", "EXIF", "XMP", "text"},
-    "TIFF": {"ICC profile", "EXIF", "XMP", "description", "Photoshop resources"},
-    "WebP": {"ICC profile", "EXIF", "XMP"},
-    "JPEG": {"ICC profile", "EXIF", "XMP"},
-    "OME-Zarr": {"ICC profile", "EXIF", "XMP"},
-    "DeepZoom": {"ICC profile"},
-}
 _LOSSY: set[Kind] = {"JPEG", "DeepZoom"}
 _EDGES: dict[Kind, int] = {"WebP": 16383, "JPEG": 65500}  # the longest that the format can say
-_TILE = 512
 _BAND = 640  # rows of the edit that are composed at a time
 _BAND_BYTES = 64 << 20
 _WIDEST = 1024  # pixels of a tile or chunk that is written anew for one of them
-_CLASSIC_TIFF = 3_500_000_000  # bytes; offsets of a classic TIFF end at 4 GiB
 _SAMPLES = 64  # blocks far from the edit that are compared
 
 
@@ -200,19 +187,11 @@ def losses(picture: Picture, target: Path | str, how: How) -> list[Loss]:
     kind = kind_of(target)
     if why_no_copy(picture, target, how) is None:
         return []
-    names = [name for name in picture.metadata.names if name not in _HOLDS[kind]]
-    lost = [Loss(LOSSES[name], name) for name in names]
-    space = (picture.metadata.icc or b"")[16:20]
-    own = b"GRAY" if picture.bands == 1 and kind != "WebP" else b"RGB "
-    if space and kind != "OME-Zarr" and space != own:
-        what = f"an ICC profile of other colours ({space.decode('latin1').strip()})"
-        lost.append(Loss("icc", what))
-    if kind != "PNG":
-        chunks = picture.metadata.chunks
-        lost += [Loss("colours", f"the PNG's {name} chunk") for name in chunks]
+    _, lost = to_be_written(picture, kind)
     if kind != "TIFF":
         lost += [loss for loss, _ in picture.metadata.own if loss]
         lost += map(page_loss, picture.metadata.pages)
+    lost += [Loss(LOSSES[name], name) for name in picture.metadata.others]
     lost += picture.reader.unkept
     if kind in ("WebP", "JPEG", "DeepZoom") and picture.dtype != np.uint8:
         lost.append(Loss("16-bit", "16 bits"))
@@ -342,8 +321,8 @@ def _write(edited: Edited, place: Path, target: Path, how: How) -> None:
         bands = picture.bands + picture.has_alpha
         streamed = Streamed(picture.stored_size, picture.dtype, bands, strips)
         try:
-            with streamed.saving() as image:
-                _SAVE[kind](_with_metadata(image, picture), place, picture, how)
+            with naming(target), streamed.saving() as image:
+                save(image, place, picture, kind, pyramid=how.tiff == "pyramid")
         except pyvips.Error as error:
             raise RunError(f"{target}: can't be written ({reason(error)})") from error
 
@@ -358,7 +337,7 @@ def _write_ome(edited: Edited, place: Path, target: Path, how: How) -> None:
         picture.dtype,
         picture.bands,
         picture.has_alpha,
-        picture.metadata,
+        to_be_written(picture, "OME-Zarr")[0],
         edited.window if picture.random else _Rows(edited, chunk).window,
         version=how.ome_zarr or "0.5",
         chunk=chunk,
@@ -377,157 +356,6 @@ class _Rows:
         while box.y0 >= self._y + len(self._strip):
             self._y, self._strip = next(self._strips)
         return self._strip[box.y0 - self._y : box.y1 - self._y, box.x0 : box.x1]
-
-
-def _with_metadata(image: Any, picture: Picture) -> Any:
-    held = picture.metadata
-    xres, yres = held.resolution or (1.0, 1.0)
-    image = image.copy(xres=xres, yres=yres)
-    blob = pyvips.GValue.blob_type
-    if held.exif:
-        carrier = _exif_carrier(held.exif)  # libvips writes those tags that it has read itself
-        for name in carrier.get_fields():
-            if name.startswith("exif-"):
-                image.set_type(carrier.get_typeof(name), name, carrier.get(name))
-    if picture.orientation != 1:
-        image.set_type(pyvips.GValue.gint_type, "orientation", picture.orientation)
-    for name, data in (("icc-profile-data", held.icc), ("xmp-data", held.xmp)):
-        if data:
-            image.set_type(blob, name, data)
-    for name, value in held.fields.items():
-        text = isinstance(value, str)
-        image.set_type(pyvips.GValue.gstr_type if text else blob, name, value)
-    return image
-
-
-def _exif_carrier(exif: bytes) -> Any:
-    """A picture of one pixel with this EXIF block."""
-    buffer = BytesIO()
-    PillowImage.new("L", (1, 1)).save(buffer, "PNG", exif=b"Exif\0\0" + exif)
-    return pyvips.Image.new_from_buffer(buffer.getvalue(), "")
-
-
-def _save_png(image: Any, place: Path, picture: Picture, how: How) -> None:
-    options = {"compression": 3, "filter": "sub", "keep": _kept(image, "PNG")}
-    options["bitdepth"] = 8 * picture.dtype.itemsize
-    chunks = b"".join(picture.metadata.chunks.values())
-    if not chunks:
-        image.pngsave(str(place), **options)
-        return
-    with place.open("wb") as file:
-        target = _ChunkTarget(file, chunks)
-        image.pngsave_target(target.vips, **options)
-    target.require_whole()
-
-
-class _ChunkTarget:
-    """A PNG on its way to a file, with more chunks right after its header."""
-
-    _HEADER = 33  # bytes: the mark and the header chunk
-
-    def __init__(self, file: BinaryIO, chunks: bytes) -> None:
-        self._file, self._chunks = file, chunks
-        self._start: bytes | None = b""
-        self._error: OSError | None = None
-        self.vips = pyvips.TargetCustom()
-        self.vips.on_write(self._write)
-
-    def require_whole(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _write(self, data: Any) -> int:
-        try:
-            self._put(bytes(data))
-        except OSError as error:
-            self._error = error
-            return 0
-        return len(data)
-
-    def _put(self, data: bytes) -> None:
-        if self._start is not None:
-            self._start += data
-            if len(self._start) < self._HEADER:
-                return
-            head, data = self._start[: self._HEADER], self._start[self._HEADER :]
-            self._file.write(head + self._chunks)
-            self._start = None
-        self._file.write(data)
-
-
-def _save_webp(image: Any, place: Path, picture: Picture, how: How) -> None:
-    keep = _kept(image, "WebP")
-    _to_8_bits(image).webpsave(str(place), lossless=True, exact=True, keep=keep)
-
-
-def _save_jpeg(image: Any, place: Path, picture: Picture, how: How) -> None:
-    keep = _kept(image, "JPEG")
-    _opaque(image, picture).jpegsave(str(place), Q=_QUALITY, keep=keep)
-
-
-def _save_tiff(image: Any, place: Path, picture: Picture, how: How) -> None:
-    pyramid = how.tiff == "pyramid"
-    options: dict[str, Any] = {"compression": "deflate", "predictor": "horizontal"}
-    options["keep"] = _kept(image, "TIFF")
-    if pyramid or picture.size.long_edge >= _TILE:  # readers take a much larger tile for damage
-        options |= {"tile": True, "tile_width": _TILE, "tile_height": _TILE}
-    if pyramid:
-        options |= {"pyramid": True, "subifd": True, "region_shrink": "mean"}
-    raw = picture.raw_bytes * (4 / 3 if pyramid else 1)
-    image.tiffsave(str(place), bigtiff=raw > _CLASSIC_TIFF, **options)
-    held, reader = picture.metadata, picture.reader
-    add(
-        place,
-        exif=held.exif,  # libvips writes none, but a resolution always
-        own=[block for _, block in held.own],
-        pages=grafted(reader.contents) if isinstance(reader, TiffReader) else (),
-        without=RESOLUTION if held.resolution is None else set(),
-    )
-
-
-def _save_deepzoom(image: Any, place: Path, picture: Picture, how: How) -> None:
-    image = _opaque(image, picture)
-    suffix = f".jpg[Q={_QUALITY}]"
-    name = str(place.with_suffix(""))  # libvips adds its own
-    image.dzsave(name, layout="dz", suffix=suffix, tile_size=254, overlap=1, keep="icc")
-
-
-_QUALITY = 95
-_SAVE: dict[Kind, Callable[[Any, Path, Picture, How], None]] = {
-    "PNG": _save_png,
-    "WebP": _save_webp,
-    "JPEG": _save_jpeg,
-    "TIFF": _save_tiff,
-    "DeepZoom": _save_deepzoom,
-}
-
-
-def _opaque(image: Any, picture: Picture) -> Any:
-    """8 bits, and white where it was transparent."""
-    image = _to_8_bits(image)
-    return image.flatten(background=255) if picture.has_alpha else image
-
-
-def _to_8_bits(image: Any) -> Any:
-    if image.format == "uchar":
-        return image
-    space = "b-w" if image.bands < 3 else "srgb"
-    return (image / 257).rint().cast("uchar").copy(interpretation=space)
-
-
-def _kept(image: Any, kind: Kind) -> str:
-    """libvips' list of metadata to write: without IPTC, for which it writes a broken TIFF tag.
-
-    It would make up an EXIF block for a picture without one. That is let happen only where nothing
-    else can hold the orientation or the resolution.
-    """
-    kept = ["xmp", "icc", "other"]
-    dpi = round(image.xres * 25.4)
-    orientation = image.get("orientation") if image.get_typeof("orientation") else 1
-    told = orientation != 1 or (kind == "WebP" and dpi not in (25, 72))
-    if told or image.get_typeof("exif-data"):
-        kept.append("exif")
-    return "|".join(kept)
 
 
 def save_png(path: Path, array: npt.NDArray[Any]) -> None:

@@ -11,13 +11,12 @@ Reading is of OME-Zarr 0.4 (zarr 2), 0.5 (zarr 3) and plain zarr arrays. zarr ta
 for one that holds nothing but the fill value. What is written here holds every chunk and says so
 (``complete``), so that one that was lost is an error.
 
-ICC profile, EXIF and XMP have no place in an OME-Zarr; they are kept as base64, with what else a
-reader must know, under a key of our own beside its metadata.
+ICC profile, EXIF, XMP and the like have no place in an OME-Zarr; they are kept, bytes as base64,
+with what else a reader must know, under a key of our own beside its metadata.
 """
 
 from __future__ import annotations
 
-import base64
 import gzip
 import json
 import math
@@ -25,7 +24,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -39,6 +38,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.errors import ContainsArrayError
 from zarr.storage import WrapperStore
 
+from msbd_dist.canvas.carry import as_json, from_json
 from msbd_dist.canvas.files import (
     READ_ONLY,
     Files,
@@ -48,7 +48,8 @@ from msbd_dist.canvas.files import (
     store_errors,
     sync_folder,
 )
-from msbd_dist.canvas.reader import Loss, Metadata, Samples
+from msbd_dist.canvas.previews import without_previews
+from msbd_dist.canvas.reader import Metadata, Samples
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError, MsbdError, RunError
 
@@ -71,7 +72,6 @@ _MILLIMETRES = {
     "foot": 304.8,
     "yard": 914.4,
 }
-_BLOCKS = ("icc", "exif", "xmp")
 _RGB = ("FF0000", "00FF00", "0000FF")
 
 
@@ -228,11 +228,11 @@ class OmeReader:
         channels = first.array.shape[first.axes.index("c")] if "c" in first.axes else 1
         with _bad_metadata(url):
             self.bands, self.has_alpha = _colours(url, channels, node)
-            self.metadata = _metadata(node, _others(files))
+            found = _metadata(node, _others(files))
+            self.metadata, self.unkept = without_previews(found)
         self.kind: str = node.kind
         self.size = first.size
         self.dtype: np.dtype[np.uint8 | np.uint16] = np.dtype(first.array.dtype.newbyteorder("="))
-        self.unkept: tuple[Loss, ...] = ()
         self._first = first
 
     @classmethod
@@ -575,13 +575,9 @@ def _says_alpha(channels: int, node: _Node) -> bool:
 
 
 def _metadata(node: _Node, others: tuple[str, ...]) -> Metadata:
-    icc, exif, xmp = (
-        None if node.own.get(name) is None else base64.b64decode(node.own[name], validate=True)
-        for name in _BLOCKS
-    )
     y, x = node.scales
     resolution = (1 / x, 1 / y) if x and y else None
-    return Metadata(icc=icc, exif=exif, xmp=xmp, resolution=resolution, others=others)
+    return replace(from_json(node.own), resolution=resolution, others=others)
 
 
 def _others(files: Files) -> tuple[str, ...]:
@@ -697,9 +693,7 @@ class OmeWriter:
     def finish(self) -> None:
         """Write what makes it an OME-Zarr."""
         own: dict[str, Any] = {"complete": True, "has_alpha": self._has_alpha}
-        for name in _BLOCKS:
-            if (block := getattr(self._metadata, name)) is not None:
-                own[name] = base64.b64encode(block).decode()
+        own |= as_json(self._metadata)
         multiscale = {
             "name": self._name,
             "axes": self._axes,

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from msbd_dist.canvas import xmp
+from msbd_dist.canvas.exif import opened
+from msbd_dist.canvas.jpeg import end_of_jpeg
 from msbd_dist.canvas.photoshop import THUMBNAILS, Resource, made, resources
 from msbd_dist.canvas.reader import Loss, Metadata
 from msbd_dist.canvas.tiff_tags import Damaged, HeldBytes, Tags
@@ -26,6 +28,9 @@ _SMALLEST = 100  # bytes of what shows something
 def without_previews(held: Metadata) -> tuple[Metadata, tuple[Loss, ...]]:
     """Metadata without pictures, and which blocks had some."""
     taken = []
+    if held.exif and opened(held.exif) is None:
+        taken.append(Loss("exif", "EXIF that nobody can read", matters=False))
+        held = replace(held, exif=None)
 
     def cleaned(
         block: bytes | None, what: str, clean: Callable[[bytes], tuple[bytes, bool]]
@@ -153,31 +158,3 @@ def _end_of_picture(data: bytearray, at: int) -> int:
         end = data.find(b"IEND", at)
         return end + 8 if end >= 0 else len(data)
     return end_of_jpeg(data, at)
-
-
-def end_of_jpeg(data: bytes | bytearray, at: int) -> int:
-    """Where the JPEG that begins at ``at`` ends; of the whole data where it is cut off in its
-    samples, and 0 where it is broken before them."""
-    place, scanned = at + 2, False
-    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] >= 0xC0:
-        code = data[place + 1]
-        if code == 0xD9:
-            return place + 2
-        if code == 0xFF:  # a fill byte
-            place += 1
-            continue
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        if code == 0xDA:
-            place, scanned = _after_scan(data, place), True
-    if data[place : place + 2] == b"\xff\xd9":
-        return place + 2
-    return len(data) if scanned and place + 4 > len(data) else 0
-
-
-def _after_scan(data: bytes | bytearray, place: int) -> int:
-    """The first marker after a scan's codes."""
-    while (place := data.find(b"\xff", place)) >= 0:
-        if place + 1 >= len(data) or not (data[place + 1] == 0 or 0xD0 <= data[place + 1] <= 0xD7):
-            return place
-        place += 2
-    return len(data)

@@ -56,7 +56,6 @@ class Metadata:
     comments: tuple[str, ...] = ()  # a JPEG's
     texts: tuple[Text, ...] = ()  # a PNG's
     resolution: tuple[float, float] | None = None  # pixels per millimetre, x and y
-    fields: Mapping[str, str | bytes] = field(default_factory=dict)  # more, as libvips calls it
     chunks: Mapping[str, bytes] = field(default_factory=dict)  # a PNG's other ones, whole, by name
     own: tuple[tuple[Loss | None, bytes], ...] = ()  # tags of TIFFs alone, as small TIFFs
     pages: tuple[str, ...] = ()  # names of a TIFF's other pictures: mask, label
@@ -75,11 +74,7 @@ class Metadata:
             "comment": self.comments,
             "text": self.texts,
         }
-        names = [name for name, held in found.items() if held]
-        names += [name for name, called in _FIELDS.items() if called in self.fields]
-        if any(called.startswith("png-comment-") for called in self.fields):
-            names.append("text")
-        return (*names, *self.others)
+        return (*(name for name, held in found.items() if held), *self.others)
 
 
 LOSSES: dict[str, LossName] = {
@@ -88,12 +83,6 @@ LOSSES: dict[str, LossName] = {
     "text": "text", "labels": "labels",
 }  # fmt: skip
 """`Metadata.names` -> how their loss is allowed."""
-
-_FIELDS = {
-    "IPTC": "iptc-data",
-    "Photoshop resources": "photoshop-data",
-    "description": "image-description",
-}
 
 
 class Reader(Protocol):

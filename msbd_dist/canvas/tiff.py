@@ -26,6 +26,9 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from msbd_dist.canvas.exif import DESCRIPTION, IPTC, PHOTOSHOP
+from msbd_dist.canvas.photoshop import parted
+from msbd_dist.canvas.previews import without_previews
 from msbd_dist.canvas.reader import Loss, Metadata, Samples
 from msbd_dist.canvas.tiff_add import Grafted, can_graft
 from msbd_dist.canvas.tiff_own import EXTRA_CHANNEL, own_tags, unknown, without_values
@@ -34,6 +37,7 @@ from msbd_dist.canvas.tiff_tags import (
     Bytes,
     Damaged,
     Directory,
+    Entry,
     LocalBytes,
     Tags,
     exif_of,
@@ -772,29 +776,34 @@ def _metadata(page: Page) -> tuple[Metadata, list[Loss]]:
     unit = int(tags.integers(entries[296])[0]) if 296 in entries else 2
     x, y = (tags.ratio(entries[c]) if c in entries else 0.0 for c in (282, 283))
     known = unit in _UNITS and x > 0 and y > 0
+    block = tags.raw(entries[PHOTOSHOP]) if PHOTOSHOP in entries else b""
+    resources, iptc = parted(block)
     metadata = Metadata(
         icc=tags.raw(entries[34675]) if 34675 in entries else None,
         exif=exif,
         xmp=tags.raw(entries[700]) if 700 in entries else None,
         resolution=(x / _UNITS[unit], y / _UNITS[unit]) if known else None,
-        fields=_fields(page),
+        iptc=_iptc(tags, entries[IPTC]) if IPTC in entries else iptc,
+        photoshop=resources,
+        description=_description(page),
         own=own_tags(tags, page.directory),
     )
-    return metadata, lost
+    metadata, taken = without_previews(metadata)
+    return metadata, [*lost, *taken]
 
 
-def _fields(page: Page) -> dict[str, str | bytes]:
-    """What libvips writes too, by its names."""
-    tags, entries = page.tags, page.directory.entries
-    found: dict[str, str | bytes] = {}
-    if 270 in entries:
-        text = tags.raw(entries[270]).rstrip(b"\0").decode("utf-8", "replace")
-        if not text.startswith(_SHAPE):
-            found["image-description"] = text
-    for code, name in ((33723, "iptc-data"), (34377, "photoshop-data")):
-        if code in entries:
-            found[name] = tags.raw(entries[code])
-    return found
+def _description(page: Page) -> str | None:
+    entry = page.directory.entries.get(DESCRIPTION)
+    text = page.tags.raw(entry).rstrip(b"\0").decode("utf-8", "replace") if entry else ""
+    return None if text.startswith(_SHAPE) else text or None
+
+
+def _iptc(tags: Tags, entry: Entry) -> bytes | None:
+    """Some programs say that its bytes are numbers, and turn them about with the others."""
+    data = tags.raw(entry)
+    if entry.kind == 4 and data[:1] != b"\x1c" and data[3:4] == b"\x1c":
+        data = np.frombuffer(data, "<u4").byteswap().tobytes()
+    return data or None
 
 
 def page_loss(name: str) -> Loss:

@@ -86,7 +86,7 @@ def add(
         following = _graft(tags, file, grafted, following)
     kept = {code: entry for code, entry in page.entries.items() if code not in without}
     page = replace(page, entries=kept, next=following)
-    blob, where = _moved(tags, page, given, _end(file))
+    blob, where = moved(tags, page, given, _end(file))
     _append(tags, file, blob)
     file.sync()
     file.write(8 if tags.big else 4, tags.pack(tags.offset, where))
@@ -142,7 +142,7 @@ def _graft(tags: Tags, file: LocalBytes, page: Grafted, following: int) -> int:
     return at
 
 
-def _moved(tags: Tags, page: Directory, fields: Fields, at: int) -> tuple[bytes, int]:
+def moved(tags: Tags, page: Directory, fields: Fields, at: int) -> tuple[bytes, int]:
     """A page's directory with more fields, for position ``at``; what it points to stays."""
     extra, own = laid_out(fields, at, tags.order, big=tags.big)
     start, size = struct.calcsize("=" + tags.number), 4 + 2 * tags.width

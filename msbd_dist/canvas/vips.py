@@ -11,27 +11,60 @@ were the picture. Headers are looked at here, before anything is decoded.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyvips
 
+from msbd_dist.canvas import jpeg, png, webp
+from msbd_dist.canvas.exif import orientation_of
+from msbd_dist.canvas.previews import without_previews
 from msbd_dist.canvas.reader import Loss, Metadata, Samples
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError
+
+log = logging.getLogger(__name__)
 
 # A cached operation would return stale samples for a file that was written again under its name.
 pyvips.cache_set_max(0)
 # Many workers share a machine, and a decoder gains little past a few threads.
 if "VIPS_CONCURRENCY" not in os.environ:
     pyvips.concurrency_set(min(4, os.cpu_count() or 1))
+
+# ---------------------------------------------------------------- what libvips says
+
+_at_work: list[str] = []  # files that libvips reads or writes now
+
+
+@contextmanager
+def naming(place: Path) -> Iterator[None]:
+    """What libvips warns of within the block is said with the file's name."""
+    _at_work.append(str(place))
+    try:
+        yield
+    finally:
+        _at_work.remove(str(place))
+
+
+def _with_names(record: logging.LogRecord) -> bool:
+    """libvips' own threads don't say which file they are at: all that are open are named."""
+    if _at_work:
+        names = ", ".join(dict.fromkeys(_at_work))
+        record.msg, record.args = f"{names}: {record.getMessage().strip()}", ()
+    return True
+
+
+logging.getLogger("pyvips").addFilter(_with_names)
 
 # ---------------------------------------------------------------- reading
 
@@ -55,12 +88,15 @@ class VipsReader:
 
     @classmethod
     def open(cls, path: Path, kind: str) -> VipsReader:
-        """Look at the header. Raises ImageError, in one line, for what can't be edited exactly."""
-        chunks = _look_at_png(path) if kind == "PNG" else {}
-        if kind == "TIFF":
-            _look_at_tiff(path)
+        """Look at the header. Raises ImageError, in one line, for what can't be edited exactly.
+
+        Of a TIFF the samples alone are looked at. A JPEG's header that viewers forgive is said.
+        """
+        found, lost = _READ[kind](path)
+        held, taken = without_previews(found)
         image = _load(path, kind, access="random")
         _refuse_strange(path, image)
+        told = _field(image, "orientation", 1) if kind == "TIFF" else orientation_of(held.exif)
         return cls(
             path=path,
             kind=kind,
@@ -68,9 +104,10 @@ class VipsReader:
             dtype=np.dtype(np.uint8 if image.format == "uchar" else np.uint16),
             bands=1 if image.bands < 3 else 3,
             has_alpha=image.bands in (2, 4),
-            orientation=_field(image, "orientation", 1),
-            metadata=replace(_metadata(image), chunks=chunks),
+            orientation=told,
+            metadata=held,
             interlaced=bool(_field(image, "interlaced", 0)),
+            unkept=(*lost, *taken),
         )
 
     @property
@@ -86,17 +123,40 @@ class VipsReader:
             return self._array(crop.write_to_memory(), box.height, box.width)
 
     def strips(self, rows: int) -> Iterator[tuple[int, Samples]]:
-        image = _load(self.path, self.kind, access="sequential")
-        region = pyvips.Region.new(image)  # one for all: a new pipeline per strip would look back
-        for y in range(0, image.height, rows):
-            height = min(rows, image.height - y)
-            with damage(self.path):
-                data = region.fetch(0, y, image.width, height)
-            yield y, self._array(data, height, image.width)
+        region = self._region("warning")
+        for y in range(0, self.size.height, rows):
+            box = Box(y, 0, min(y + rows, self.size.height), self.size.width)
+            try:
+                data = _fetched(self.path, region, box)
+            except ImageError as error:
+                if not self._forgives(error):
+                    raise
+                region = self._region("truncated")  # goes on from here: what is above was right
+                data = _fetched(self.path, region, box)
+            yield y, self._array(data, box.height, box.width)
+
+    def _region(self, fail_on: str) -> Any:
+        """One for all rows: a new pipeline per strip would look back."""
+        image = _load(self.path, self.kind, access="sequential", fail_on=fail_on)
+        return pyvips.Region.new(image)
+
+    def _forgives(self, error: ImageError) -> bool:
+        """Whether a decoder only found bytes between a JPEG's segments, which all viewers skip."""
+        found = _STRAY.search(str(error)) if self.kind == "JPEG" else None
+        if found:
+            _warn(str(self.path), f"has {found[0]}; it is read as viewers do")
+        return bool(found)
 
     @cached_property
     def _image(self) -> Any:
-        return _load(self.path, self.kind, access="random")
+        try:
+            image = _load(self.path, self.kind, access="random")
+            _fetched(self.path, pyvips.Region.new(image), Box(0, 0, 1, 1))
+        except ImageError as error:
+            if not self._forgives(error):
+                raise
+            image = _load(self.path, self.kind, access="random", fail_on="truncated")
+        return image
 
     def _array(self, data: Any, height: int, width: int) -> Samples:
         """libvips' bytes as (h, w, bands)."""
@@ -104,20 +164,77 @@ class VipsReader:
         return samples.reshape(height, width, -1)
 
 
-def _load(path: Path, kind: str, *, access: str) -> Any:
+_STRAY = re.compile(r"\d+ extraneous bytes before marker 0x[0-9a-f]{2}")
+
+
+@cache
+def _warn(place: str, what: str) -> None:
+    """Once for each file."""
+    log.warning("%s: %s", place, what)
+
+
+def _load(path: Path, kind: str, *, access: str, fail_on: str = "warning") -> Any:
     """A libvips image that decodes lazily and fails on the decoder's first warning."""
-    options = {"unlimited": True} if kind == "TIFF" else {}  # a TIFF may be one strip of any size
+    options: dict[str, Any] = {"access": access, "fail_on": fail_on}
+    if kind == "TIFF":
+        options["unlimited"] = True  # it may be one strip of any size
     with damage(path):
-        return pyvips.Operation.call(
-            f"{kind.lower()}load", str(path), access=access, fail_on="warning", **options
-        )
+        if kind == "JPEG" and (mended := _Mended.of(path)):
+            return pyvips.Image.new_from_source(mended.source, "", **options)
+        return pyvips.Operation.call(f"{kind.lower()}load", str(path), **options)
+
+
+def _fetched(path: Path, region: Any, box: Box) -> Any:
+    with damage(path):
+        return region.fetch(box.x0, box.y0, box.width, box.height)
+
+
+class _Mended:
+    """A JPEG's file with another beginning, for libvips to read."""
+
+    def __init__(self, path: Path, head: bytes, skip: int) -> None:
+        self._path, self._head, self._skip = path, head, skip
+        self._size = len(head) + path.stat().st_size - skip
+        self._position = 0
+        self.source = pyvips.SourceCustom()
+        self.source.on_read(self._read)
+        self.source.on_seek(self._seek)
+
+    @classmethod
+    def of(cls, path: Path) -> _Mended | None:
+        """None where the beginning is right."""
+        with _mapped(path) as data:
+            header = jpeg.header_of(data)
+        return cls(path, header.mended, header.end) if header.mended else None
+
+    def _read(self, count: int) -> bytes:
+        at = self._position
+        if at < len(self._head):
+            data = self._head[at : at + count]
+        else:
+            with self._path.open("rb") as file:
+                file.seek(at - len(self._head) + self._skip)
+                data = file.read(count)
+        self._position += len(data)
+        return data
+
+    def _seek(self, offset: int, whence: int) -> int:
+        self._position = (0, self._position, self._size)[whence] + offset
+        return self._position
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap]:
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        yield data
 
 
 @contextmanager
 def damage(path: Path) -> Iterator[None]:
     """libvips' error as an ImageError."""
     try:
-        yield
+        with naming(path):
+            yield
     except pyvips.Error as error:
         raise ImageError(
             f"{path}: can't be decoded ({reason(error)}); it is damaged, cut off or of a rare "
@@ -135,22 +252,33 @@ def _field(image: Any, name: str, default: Any) -> Any:
     return image.get(name) if image.get_typeof(name) else default
 
 
-_FIELDS = ("iptc-data", "photoshop-data", "image-description")
-_EXIF_MARK = b"Exif\0\0"
+def _read_jpeg(path: Path) -> tuple[Metadata, list[Loss]]:
+    with _mapped(path) as data:
+        header = jpeg.header_of(data)
+        held, lost = jpeg.metadata_of(header)
+        lost += jpeg.after_end(data, header)
+    wrong = ["its scan's header is wrong"] * header.wrong_scan
+    wrong += [f"{header.stray} bytes of its header are no segment"] * bool(header.stray)
+    if wrong:
+        _warn(str(path), f"{' and '.join(wrong)}; it is read as viewers do")
+    return held, lost
 
 
-def _metadata(image: Any) -> Metadata:
-    texts = [name for name in image.get_fields() if name.startswith("png-comment-")]
-    held = [name for name in (*_FIELDS, *texts) if image.get_typeof(name)]
-    exif = _field(image, "exif-data", None)
-    icc, xmp = (_field(image, f"{name}-data", None) for name in ("icc-profile", "xmp"))
-    return Metadata(
-        icc=icc and bytes(icc),
-        exif=exif and bytes(exif).removeprefix(_EXIF_MARK),
-        xmp=xmp and bytes(xmp),
-        resolution=(image.xres, image.yres),
-        fields={name: image.get(name) for name in held},
-    )
+def _read_png(path: Path) -> tuple[Metadata, list[Loss]]:
+    return png.metadata_of(png.chunks_of(path))
+
+
+def _read_tiff(path: Path) -> tuple[Metadata, list[Loss]]:
+    _look_at_tiff(path)
+    return Metadata(), []
+
+
+_READ: dict[str, Callable[[Path], tuple[Metadata, list[Loss]]]] = {
+    "PNG": _read_png,
+    "JPEG": _read_jpeg,
+    "WebP": webp.metadata_of,
+    "TIFF": _read_tiff,
+}
 
 
 # ---------------------------------------------------------------- what is refused
@@ -189,30 +317,6 @@ def _refuse_absurd(path: Path, image: Any) -> None:
         f"{path}: declares {image.width}x{image.height} pixels in {stored} bytes; "
         "the file is damaged or cut off, get it again"
     )
-
-
-# PNG chunks that change how the samples look and that libvips leaves out of what it writes
-_PNG_COLOUR = (b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI")
-
-
-def _look_at_png(path: Path) -> dict[str, bytes]:
-    """Refuse a PNG that is cut off or animated. Returns the chunks that libvips would leave out."""
-    kept: dict[str, bytes] = {}
-    names: set[bytes] = set()
-    position, end = 8, path.stat().st_size
-    with path.open("rb", buffering=0) as file:
-        while b"IEND" not in names:  # without its end, libvips would be content
-            file.seek(position)
-            length, name = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
-            if not name.isalpha() or position + 12 + length > end:
-                raise ImageError(f"{path}: is a PNG without its end; it was cut off, get it again")
-            if name in _PNG_COLOUR and length < 256:
-                kept[name.decode()] = struct.pack(">I4s", length, name) + file.read(length + 4)
-            position += 12 + length
-            names.add(name)
-    if b"acTL" in names:
-        raise ImageError(f"{path}: is an animated PNG; save the frame to edit as its own file")
-    return kept
 
 
 # what this libvips decodes: none, CCITT (three), LZW, JPEG, deflate (two), PackBits, WebP

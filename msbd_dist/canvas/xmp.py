@@ -27,8 +27,9 @@ _PICTURES = {
     "http://ns.google.com/photos/dd/1.0/image/",
     "http://ns.google.com/photos/dd/1.0/depthmap/",
 }
+GAIN_MAP = b"http://ns.adobe.com/hdr-gain-map/1.0/"
 _COMPANIONS = {
-    "http://ns.adobe.com/hdr-gain-map/1.0/",
+    GAIN_MAP.decode(),
     "http://ns.google.com/photos/1.0/container/",
     "http://ns.google.com/photos/1.0/container/item/",
     "http://ns.apple.com/HDRGainMap/1.0/",
