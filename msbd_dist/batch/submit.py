@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, get_args
 from urllib.parse import urlsplit
 
 from msbd_dist.batch.manifest import Manifest, manifest_text
+from msbd_dist.canvas.combined import make_mask
 from msbd_dist.canvas.images import Picture
-from msbd_dist.canvas.outlines import is_outlines, read_outlines
+from msbd_dist.canvas.outlines import is_outlines
 from msbd_dist.canvas.places import content_digest, is_url
 from msbd_dist.core.spec import EditSpec, ModelSpec, Verify, mask_files, with_files
 from msbd_dist.errors import ClusterError, InputError, RunError
@@ -270,22 +271,23 @@ def _require_elsewhere(manifest: Manifest) -> None:
 
 def _chosen(manifest: Manifest) -> dict[Path, str]:
     """The pictures and masks to be packed, and their names in the package."""
-    paths: dict[Path, tuple[str, str]] = {}  # -> where it is named, and the edit's image
+    paths: dict[Path, str] = {}  # -> where it is named
     for spec in manifest.settled():
         for key, places in (("image", [spec.source]), ("mask", mask_files(spec.mask))):
             for path in filter(None, map(_path, places)):
-                paths.setdefault(path, (f"{manifest.path}: {spec.id}: {key}", spec.source))
-    for path, (named, image) in paths.items():
+                paths.setdefault(path, f"{manifest.path}: {spec.id}: {key}")
+    for path, named in paths.items():
         if not path.is_file() or path.name.startswith("."):
             kind = "is a folder" if path.is_dir() else "is hidden" if path.exists() else "not found"
             raise InputError(
                 f"{named}: {path}: {kind}, and is not sent; give a URL, or say --shared if it is "
                 "at the same path on the cluster"
             )
-        if is_outlines(path.name):
-            read_outlines(str(path), Picture.open(image).size)
-        else:
+        if not is_outlines(path.name):
             Picture.open(path)  # nothing but pictures and outlines is sent
+    for spec in manifest.settled():
+        if any(map(is_outlines, mask_files(spec.mask))):
+            make_mask(spec.mask, Picture.open(spec.source))
     size = sum(path.stat().st_size for path in paths)
     if size > PACKED_BYTES:
         raise InputError(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.levels import Bools
 from msbd_dist.canvas.masks import Mask, drawn_share, read_mask, scale_mask
-from msbd_dist.canvas.outlines import is_outlines, read_outlines
+from msbd_dist.canvas.outlines import is_outlines, read_outlines, refuse_others
 from msbd_dist.canvas.places import content_digest
 from msbd_dist.canvas.shapes import Shapes
 from msbd_dist.core.geometry import Box, Rect, Size
@@ -75,8 +75,10 @@ def _made(spec: MaskSpec, picture: Picture, tell: Tell) -> Mask:
     if isinstance(spec, str):
         spec = MaskFile(file=spec)
     if isinstance(spec, MaskFile):
-        outlined = is_outlines(spec.file)
-        return _of_outlines(spec, picture) if outlined else read_mask(spec, picture, tell)
+        if not is_outlines(spec.file):
+            return _of_pixels(spec, picture, tell)
+        masks = read_outlines(spec, picture, tell)
+        return masks[0] if len(masks) == 1 else United(masks)
     parts = tuple(_made(part, picture, tell) for part in spec.any)
     mask = parts[0] if len(parts) == 1 else United(parts)
     if spec.invert:
@@ -97,12 +99,12 @@ def _too_much(spec: MaskSpec, mask: Mask) -> str:
     return f"the mask ({name}) covers {share} of the picture; if the rest is meant, write {remedy}"
 
 
-def _of_outlines(spec: MaskFile, picture: Picture) -> Mask:
-    drawn = read_outlines(spec.file, picture.size)
-    try:
-        return Shapes(picture.size, polygons=drawn.polygons)
-    except MaskError as error:
-        raise MaskError(f"{spec.file}: {error}") from None
+def _of_pixels(spec: MaskFile, picture: Picture, tell: Tell) -> Mask:
+    refuse_others(spec.file)
+    if spec.image_id is not None or spec.category:
+        key = "category" if spec.category else "image_id"
+        raise MaskError(f"{spec.file}: is a picture, and `{key}` is of outlines; leave it out")
+    return read_mask(spec, picture, tell)
 
 
 def mask_digest(spec: MaskSpec) -> str:

@@ -91,7 +91,12 @@ def read_mask(
     drawing = _kept.read(spec)
     for note in drawing.notes:
         tell(note)
-    return _fit(_turned(_Stored(drawing.bitmap), drawing.orientation), spec.file, picture)
+    return _fit(stored_mask(drawing.bitmap, turn=drawing.orientation), spec.file, picture)
+
+
+def stored_mask(bitmap: Bitmap, *, turn: int = 1) -> Mask:
+    """A bitmap that is not empty as a mask; ``turn`` is an EXIF orientation to be undone."""
+    return _turned(_Stored(bitmap), turn)
 
 
 def drawn_share(mask: Mask) -> float:
