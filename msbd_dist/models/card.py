@@ -23,6 +23,7 @@ from typing import Any
 from msbd_dist.core.spec import Family, ModelSpec, Upscaler
 from msbd_dist.errors import ModelError
 from msbd_dist.models import single_file
+from msbd_dist.models.activation import unknown_activation
 from msbd_dist.models.objective import Objective, named_v, objective_of
 from msbd_dist.models.sources import Folder, Hub, Source, locate, nearest, source
 
@@ -147,7 +148,7 @@ def _file_card(spec: ModelSpec, file: Path) -> Card:
     if spec.config is None:
         family = _known_family(file, shape, said)
         card = _card(spec, Hub(_SD1_CONFIG), family, own={}, file=str(file))
-        return replace(card, scheduler=said.settings(), notes=notes)
+        return replace(card, scheduler=said.settings(), notes=(*card.notes, *notes))
     found = locate(spec.config)
     if isinstance(found, Path):
         raise ModelError(f"config: {found} is a file: give a diffusers folder or a hub id")
@@ -157,7 +158,7 @@ def _file_card(spec: ModelSpec, file: Path) -> Card:
     _check_fits(file, shape, found)
     settings, more = _agreed(file, said, found)
     card = _card(spec, found, family, own=own, file=str(file))
-    return replace(card, scheduler=settings, notes=(*notes, *more))
+    return replace(card, scheduler=settings, notes=(*card.notes, *notes, *more))
 
 
 def _card(
@@ -171,13 +172,15 @@ def _card(
     sr = spec.sr or _own_path(source, own.get("sr"))
     if sr is not None and not Path(sr).expanduser().is_file():
         raise ModelError(f"sr: {sr}: no such file: give the upscaler's .pth or .safetensors file")
+    clip = spec.clip or _own_clip(source, own.get("clip")) or CLIP
     return Card(
         name=spec.family,
         location=str(source),
         file=file,
         family=family,
         sr=None if sr is None else str(Path(sr).expanduser()),
-        clip=spec.clip or _own_clip(source, own.get("clip")) or CLIP,
+        clip=clip,
+        notes=tuple(filter(None, [unknown_activation(clip)])),
     )
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from msbd_dist.errors import ModelError
+from msbd_dist.models.activation import quick_gelu
 from msbd_dist.models.loading import hermetic
 from msbd_dist.models.sources import PICKLES, nearest, reason
 
@@ -89,7 +90,8 @@ def _parse(name: str) -> tuple[str, str | None, bool]:
             f"clip: {name}: no architecture {architecture!r}: {nearest(architecture, known)}"
         )
     if Path(tag).suffix.lower() in _FILES:
-        return architecture, str(_safetensors(name, Path(tag).expanduser())), False
+        file = _safetensors(name, Path(tag).expanduser())
+        return architecture, str(file), bool(quick_gelu(architecture, file))
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
         raise ModelError(f"clip: {name}: no weights {tag!r} of it: {nearest(tag, tags)}")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ModelError
+from msbd_dist.models.activation import quick_gelu
 from msbd_dist.models.bundle import Models
-from msbd_dist.models.card import bundled_folder
-from msbd_dist.models.rerank import load_scorer
+from msbd_dist.models.card import bundled_folder, resolve
+from msbd_dist.models.rerank import _picture, load_scorer
 
 CPU = torch.device("cpu")
 
@@ -74,6 +77,94 @@ def test_openai_weights_get_the_activation_they_were_trained_with(
         with pytest.raises(ModelError):
             load_scorer(name, device=CPU)
         assert asked["force_quick_gelu"] is quick
+
+
+def test_a_name_of_published_weights_says_what_open_clip_says() -> None:
+    """The words in names against open_clip's own table of weights."""
+    compared = 0
+    for architecture in open_clip.list_models():
+        for tag in open_clip.list_pretrained_tags_by_model(architecture):
+            settings = open_clip.get_pretrained_cfg(architecture, tag)
+            config = open_clip.get_model_config(architecture) or {}
+            if config.get("quick_gelu"):
+                continue  # by its configuration, whatever the file
+            said = quick_gelu(architecture, Path(f"/models/{architecture}-{tag}.safetensors"))
+            assert bool(said) == bool(settings.get("quick_gelu")), (architecture, tag)
+            assert said is not None
+            compared += 1
+    assert compared > 100
+
+
+@pytest.mark.parametrize(
+    ("file", "quick"),
+    [
+        ("ViT-L-14-openai.safetensors", True),
+        ("OpenAI/ViT-L-14.safetensors", True),
+        ("vit_large_patch14_clip_224.openai/open_clip_model.safetensors", True),
+        ("ViT-L-14-quickgelu.safetensors", True),
+        ("CLIP-ViT-L-14-laion2B-s32B-b82K/open_clip_model.safetensors", False),
+        ("laion2b/openai/w.safetensors", True),
+        ("ViT-L-14.safetensors", None),
+        ("clip/model.safetensors", None),
+    ],
+)
+def test_the_activation_is_told_by_names(tmp_path: Path, file: str, quick: bool | None) -> None:
+    place = tmp_path / file
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"")
+    assert quick_gelu("ViT-L-14", place) is quick
+    assert quick_gelu("RN50", place) is True  # of which there are no others
+    (note,) = resolve(ModelSpec(clip=f"ViT-L-14:{place}")).notes if quick is None else ("",)
+    assert quick is not None or f"then say ViT-L-14-quickgelu:{place}" in note
+    assert resolve(ModelSpec(clip=f"ViT-L-14-quickgelu:{place}")).notes == ()
+
+
+def test_a_configuration_beside_a_file_says_which_activation(tmp_path: Path) -> None:
+    file = tmp_path / "laion2b.safetensors"
+    for quick in (True, False):
+        config = {"model_cfg": {"quick_gelu": True} if quick else {}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+        assert quick_gelu("ViT-B-32", file) is quick
+
+
+def test_a_file_is_scored_with_the_activation_of_its_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scene: Tensor
+) -> None:
+    small = json.loads((bundled_folder() / "clip" / "open_clip_config.json").read_text())
+    config = small["model_cfg"] | {"quick_gelu": False}
+    text = {k: v for k, v in config["text_cfg"].items() if not k.startswith("hf_tokenizer")}
+    config["text_cfg"] = text | {"vocab_size": 49408, "context_length": 77}
+    known = dict(open_clip.factory._MODEL_CONFIGS) | {"ViT-B-32": config}
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", known)
+    torch.manual_seed(0)
+    weights = open_clip.create_model("ViT-B-32", load_weights=False).state_dict()
+    scores = {}
+    for name in ("openai", "laion2b", "unknown"):
+        file = tmp_path / f"{name}.safetensors"
+        save_file({k: v.contiguous() for k, v in weights.items()}, file)
+        scores[name] = load_scorer(f"ViT-B-32:{file}", device=CPU)(scene, "a red circle")
+    for name, quick in (("openai", True), ("laion2b", False)):
+        model, preprocess = open_clip.create_model_from_pretrained(
+            "ViT-B-32", pretrained=str(file), force_quick_gelu=quick
+        )
+        picture = preprocess(_picture(scene[0]))[None]
+        with torch.no_grad():
+            image = model.eval().encode_image(picture, normalize=True)
+            words = model.encode_text(open_clip.tokenize(["a red circle"]), normalize=True)
+        assert scores[name] == pytest.approx([100 * float(image @ words.T)], abs=1e-3)
+    assert scores["openai"] != pytest.approx(scores["laion2b"], abs=1e-3)
+    assert scores["unknown"] == scores["laion2b"]
+
+
+def test_a_weight_too_many_or_too_few_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundled_folder() / "clip", tmp_path / "clip"))
+    file = folder / "open_clip_model.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"visual.lora_A.weight": torch.ones(2)}, file)
+    _refused(str(folder), ["visual.lora_A.weight"])
+    gone = next(name for name in weights if name.endswith("bias"))
+    save_file({k: v for k, v in weights.items() if k != gone}, file)
+    _refused(str(folder), [gone])
 
 
 @pytest.mark.parametrize(
