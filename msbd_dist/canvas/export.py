@@ -207,7 +207,7 @@ def left_out(picture: Picture, target: Path | str, how: How) -> list[str]:
         return []
     found = [name for *_, names in cleaned(reader.page.tags) for name in names]
     pages = ["a smaller version of another make"] * bool(reader.contents.previews)
-    return pages + [f"the preview in {name}" for name in found]
+    return pages + found
 
 
 def why_no_copy(picture: Picture, target: Path | str, how: How) -> str | None:

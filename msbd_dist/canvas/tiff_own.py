@@ -23,6 +23,7 @@ _STRUCTURE = {
 _ELSEWHERE = {270, 700, 33723, 34377, 34675, EXIF, GPS}  # what other formats hold too
 _SOFTWARE = {305, 306}
 _LAYERS = 37724
+C2PA = 52545
 
 GEO = {33550, 33920, 33922, 34264, 34735, 34736, 34737, 50844}
 RESOLUTION = {282, 283, 296}
@@ -37,6 +38,7 @@ _GROUPS = (
 )
 _EXTRA = {338}
 EXTRA_CHANNEL = Loss("extra-channel", "the meaning of the extra channel, which becomes alpha")
+INVALID = "content credentials (C2PA), which an edit makes invalid"
 # the name of a document and of a page, places on paper, ranges of samples
 _HARMLESS = {263, 265, 269, 280, 281, 285, 286, 287, 290, 291, 297, 340, 341, 50341}
 _NO_ADDRESS = {2, 3, 5, 8, 10, 11, 12}  # texts, short and broken numbers
@@ -93,6 +95,8 @@ def tag_loss(code: int) -> Loss:
     """A tag that no new file has."""
     if code == _LAYERS:
         return Loss("photoshop", "Photoshop's layers")
+    if code == C2PA:
+        return Loss("c2pa", INVALID, matters=False)
     name = TagNames.lookup(code).name
     what = f"TIFF tag {code if name == 'unknown' else name}"
     return Loss("tags", what, matters=code not in _HARMLESS)

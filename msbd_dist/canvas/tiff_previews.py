@@ -1,5 +1,5 @@
-"""Pictures in the tags of a TIFF, which show it as it was: Photoshop's thumbnail, those in XMP and
-in a maker's note.
+"""Pictures in the tags of a TIFF, which show it as it was: Photoshop's thumbnail, those in XMP, in a
+maker's note and in content credentials.
 
     for page, values, names in cleaned(tags): tags.replace(file, page, values)
 """
@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from msbd_dist.canvas import xmp
 from msbd_dist.canvas.previews import blanked, photoshop_without
+from msbd_dist.canvas.tiff_own import C2PA, INVALID
 from msbd_dist.canvas.tiff_tags import EXIF, Damaged, Directory, Entry, Tags
 
 _Clean = Callable[[bytes], tuple[bytes, bool]]
@@ -19,6 +20,7 @@ _CLEAN: dict[int, tuple[str, _Clean]] = {
     34377: ("Photoshop resources", photoshop_without),
     700: ("XMP", xmp.without_pictures),
     33723: ("IPTC", blanked),
+    C2PA: (INVALID, lambda data: (b"", bool(data))),
     37500: ("the maker's note", blanked),
 }
 _NOT_PICTURES = {347, 34675}  # a JPEG's tables, a profile
@@ -28,7 +30,7 @@ _SMALLEST = 100  # bytes of what shows something
 
 def cleaned(tags: Tags) -> Iterator[tuple[Directory, dict[int, bytes], list[str]]]:
     """Of the first page and its EXIF: the directory, values without pictures for those of its tags
-    that hold some, and what those tags are called."""
+    that hold some, and what goes, in words."""
     for directory in _directories(tags):
         found = {code: _cleaned(tags, entry) for code, entry in directory.entries.items()}
         values = {code: data for code, data in found.items() if data is not None}
@@ -57,4 +59,6 @@ def _cleaned(tags: Tags, entry: Entry) -> bytes | None:
 
 
 def _name(code: int) -> str:
-    return _CLEAN[code][0] if code in _CLEAN else f"TIFF tag {code}"
+    if code == C2PA:
+        return INVALID
+    return f"the preview in {_CLEAN[code][0] if code in _CLEAN else f'TIFF tag {code}'}"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiffs import Array, add_tag, edited_copy, make, picture, read_back
 
-from msbd_dist.canvas.export import How, left_out
+from msbd_dist.canvas.export import How, left_out, losses
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.tiff import Several, TiffReader
 from msbd_dist.canvas.tiff_add import add
@@ -268,6 +268,20 @@ def test_pictures_in_metadata_go_from_a_copy(
         assert tags[65000].value == b"own" + bytes(len(jpeg))
         assert tags[34665].value["ISOSpeedRatings"] == 400
         assert tags[34665].value["MakerNote"] == b"note" + bytes(len(jpeg)) + b"after"
+
+
+def test_credentials_that_the_edit_makes_invalid_go(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.tif", tmp_path / "b.tif"
+    claim = b"jumb c2pa" + a_jpeg()
+    make(source, picture(75, 101), extratags=[(52545, 7, len(claim), claim, True)])
+    what = "content credentials (C2PA), which an edit makes invalid"
+    assert left_out(Picture.open(source), target, How()) == [what]
+    (lost,) = losses(Picture.open(source), target, How(tiff="plain"))
+    assert (lost.name, str(lost), lost.matters) == ("c2pa", what, False)
+    edited_copy(source, target, EDIT)
+    with tifffile.TiffFile(target) as file:
+        assert 52545 not in file.pages[0].tags
+    assert claim not in target.read_bytes()
 
 
 def test_metadata_without_pictures_stays_as_it_is(tmp_path: Path) -> None:
