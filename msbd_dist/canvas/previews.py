@@ -46,6 +46,7 @@ def without_previews(held: Metadata) -> tuple[Metadata, tuple[Loss, ...]]:
         replace(
             held,
             exif=cleaned(held.exif, "EXIF", exif_without),
+            iptc=cleaned(held.iptc, "IPTC", blanked),
             photoshop=cleaned(held.photoshop, "Photoshop resources", photoshop_without),
             xmp=cleaned(held.xmp, "XMP", xmp.without_pictures),
         ),

@@ -1,5 +1,5 @@
-"""Pictures in the tags of a TIFF, which show it as it was: Photoshop's thumbnail, those in XMP, in a
-maker's note and in content credentials.
+"""Pictures in the tags of a TIFF, which show it as it was: Photoshop's thumbnail, those in XMP, a
+maker's note and content credentials.
 
     for page, values, names in cleaned(tags): tags.replace(file, page, values)
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,33 @@ def test_names_and_places_on_paper_go_along_and_matter_to_no_other_format(tmp_pa
     found = tags_of(tmp_path / "b.tif")
     assert {code: found[code] for code, *_ in extra} == {c: value for c, _, _, value, _ in extra}
     check_target(Picture.open(tmp_path / "a.tif"), tmp_path / "b.png", How())
+
+
+IPTC = b"\x1c\x02\x50\x00\x04Jane\x1c\x02\x19\x00\x03sea"
+RESOURCE = b"8BIM\x03\xed\0\0" + struct.pack(">IIHHIHH", 16, 300 << 16, 1, 2, 300 << 16, 1, 2)
+XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+
+
+@pytest.mark.parametrize("as_numbers", [False, True], ids=["bytes", "numbers"])
+@pytest.mark.parametrize("order", "<>")
+def test_a_photographer_s_words_go_along(tmp_path: Path, order: str, as_numbers: bool) -> None:
+    source, target = tmp_path / "a.tif", tmp_path / "b.tif"
+    iptc = IPTC + bytes(-len(IPTC) % 4)
+    own = {34377: RESOURCE, 700: XMP}
+    extra: list[tuple[Any, ...]] = [(c, 7, len(data), data, True) for c, data in own.items()]
+    if as_numbers:  # as libtiff says it, which turns them with all others
+        numbers = struct.unpack(f"<{len(iptc) // 4}I", iptc)
+        extra.append((33723, 4, len(numbers), numbers, True))
+    else:
+        extra.append((33723, 7, len(iptc), iptc, True))
+    tifffile.imwrite(source, picture(64, 80), photometric="rgb", metadata=None, byteorder=order,
+                     extratags=extra, description="words")  # fmt: skip
+    assert losses(Picture.open(source), target, How(tiff="plain")) == []
+    rewrite(source, target, tiff="plain")
+    found = tags_of(target)
+    assert (found[33723], found[700], found[270]) == (iptc, XMP, "words")
+    assert found[34377].endswith(RESOURCE)
+    assert IPTC in found[34377]
 
 
 # ---------------------------------------------------------------- resolutions
