@@ -84,14 +84,15 @@ class Held(Listed):
 
 
 @dataclass(frozen=True)
-class Changed:
+class Changed(Listed):
     """Edits with some of their fields changed, as they are gone through."""
 
-    edits: Edits
+    edits: Listed
     changes: Mapping[str, Any]
 
-    def __iter__(self) -> Iterator[EditSpec]:
-        return (replace(spec, **self.changes) for spec in self.edits)
+    def located(self) -> Iterator[Located]:
+        for each in self.edits.located():
+            yield replace(each, spec=replace(each.spec, **self.changes))
 
     def __len__(self) -> int:
         return len(self.edits)

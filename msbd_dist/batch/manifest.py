@@ -118,7 +118,10 @@ class Manifest:
         self, *, models: ModelSpec | None = None, changes: Mapping[str, Any] | None = None
     ) -> Manifest:
         """The same with other models, or with some fields of every edit changed."""
-        edits = Changed(self.edits, changes) if changes else self.edits
+        edits = self.edits
+        if changes:
+            assert isinstance(edits, Listed)
+            edits = Changed(edits, changes)
         return replace(self, models=models or self.models, edits=edits)
 
     def settled(self) -> Iterator[EditSpec]:

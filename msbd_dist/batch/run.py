@@ -30,6 +30,7 @@ from msbd_dist.batch.ending import stored_errors
 from msbd_dist.batch.estimate import save_profile
 from msbd_dist.batch.identity import Identity, deciding_packages
 from msbd_dist.batch.journal import RUN, Journal, noted
+from msbd_dist.batch.look import require_room, require_run_directory
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.page import has_page, show, write_edit
 from msbd_dist.batch.record import (
@@ -192,7 +193,7 @@ def run_manifest(
             else:
                 todo.append(found)
                 board.expect(found)
-        steps.require_room(todo)
+        require_room(todo)
         some = bool(todo)
         todo.clear()  # they are held no longer than they are at work
         if some and not stop.reason:
@@ -580,16 +581,9 @@ def claim(out: Files, record: RunRecord, *, any_models: bool) -> None:
         raise RunError(
             f"{out.url}: can't be written ({error.strerror or error}); choose another --out"
         ) from None
-    earlier = load_run(out)
-    if earlier is None:
-        if not out.is_empty:
-            raise RunError(f"{out.url}: holds files that are not of a run; choose an empty --out")
+    require_run_directory(out, record.models, any_models=any_models)
+    if load_run(out) is None:
         save_run(out, record)  # before anything else: now it is one
-    elif not any_models and earlier.models != record.models:
-        raise RunError(
-            f"{out.url}: holds a run with models {earlier.models.family}, this one has "
-            f"{record.models.family}; choose another --out"
-        )
 
 
 def make_executor(launch: Launch, spec: WorkerSpec, *, epoch: int) -> Executor:

@@ -7,23 +7,19 @@ edit's mask.
 from __future__ import annotations
 
 import logging
-import os
 import random
 import secrets
-import shutil
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 
-from msbd_dist.batch.notes import notes_of
+from msbd_dist.batch.look import Look, how_of, target_of
 from msbd_dist.batch.patch import Patch
 from msbd_dist.batch.record import (
     SCHEMA,
@@ -33,33 +29,24 @@ from msbd_dist.batch.record import (
     save_edit,
     versions_of,
 )
-from msbd_dist.batch.tiles import most_bytes
-from msbd_dist.canvas.combined import Looked, look_at_mask, make_mask, mask_digest
+from msbd_dist.canvas.combined import make_mask, mask_digest
 from msbd_dist.canvas.export import (
     Edited,
     How,
-    check_target,
-    kind_of,
-    largest_bytes,
-    left_out,
-    losses,
-    memory_bytes,
     verify,
-    why_no_copy,
     write_edited,
 )
-from msbd_dist.canvas.files import Files, LocalFiles, open_files, store_errors
+from msbd_dist.canvas.files import Files, open_files, store_errors
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ledger import Facts, Ledger
-from msbd_dist.canvas.masks import Mask
-from msbd_dist.canvas.ome import OmeReader, can_patch, is_zarr, patch_in_place
+from msbd_dist.canvas.ome import OmeReader, patch_in_place
 from msbd_dist.canvas.places import content_digest, is_url
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.geometry import Box
-from msbd_dist.core.plan import Plan, Stage, make_plan
+from msbd_dist.core.plan import Plan, Stage
 from msbd_dist.core.spec import EditSpec, ModelSpec, Verify, mask_files
-from msbd_dist.errors import ImageError, RunError
+from msbd_dist.errors import ImageError
 from msbd_dist.fleet.executor import Attempt, History, RetryPolicy, persevere
 from msbd_dist.models.card import Card
 from msbd_dist.models.fingerprint import fingerprint
@@ -97,6 +84,14 @@ class Edit:
         return self.record.spec.id
 
     @property
+    def plan(self) -> Plan:
+        return self.record.plan
+
+    @property
+    def direct(self) -> bool:
+        return self.record.direct
+
+    @property
     def work(self) -> Files:
         return self.files / self.record.key
 
@@ -131,20 +126,6 @@ class Edit:
         )
 
 
-def target_of(spec: EditSpec, files: Files, picture: Picture) -> str:
-    """Where an edit's finished picture goes: a local path or URL; by default in the run directory,
-    as the kind of file that the image is, or as PNG."""
-    if spec.in_place:
-        return spec.source
-    suffix = {"TIFF": ".tif", "OME-Zarr": ".ome.zarr"}.get(picture.kind.split()[0], ".png")
-    return spec.output or f"{files.url}/output{suffix}"
-
-
-def how_of(spec: EditSpec) -> How:
-    """How an edit's finished picture is written."""
-    return How(tiff=spec.tiff, ome_zarr=spec.ome_zarr, allow_loss=spec.allow_loss)
-
-
 def digest_at(target: str) -> str | None:
     """Of the content at a local path or URL; None where nothing is."""
     try:
@@ -153,45 +134,9 @@ def digest_at(target: str) -> str | None:
         return None
 
 
-def mask_of(spec: EditSpec, picture: Picture) -> Mask:
-    """An edit's mask, from files or drawn. MaskError where it is empty or does not fit."""
-    return make_mask(spec.mask, picture)
-
-
 def inputs_of(spec: EditSpec) -> dict[str, str]:
     """Digests of what an edit reads. OSError where something can't be read."""
     return {"image": content_digest(spec.source), "mask": mask_digest(spec.mask)}
-
-
-def plan_edit(spec: EditSpec, card: Card) -> tuple[Plan, Picture, Looked]:
-    """Read a picture and its mask, and plan the edit. Errors are one line about this edit."""
-    picture = Picture.open(spec.source)
-    looked = look_at_mask(spec.mask, picture)
-    mask = looked.mask
-    plan = make_plan(picture.size, mask.bbox, mask.any, family=card.family, method=spec.method)
-    if len(plan.stages) > 1:
-        card.checkpoint(spec.method.upscaler)  # a missing one is an error now, not after stage 1
-    return plan, picture, looked
-
-
-def plan_and_check(spec: EditSpec, card: Card) -> tuple[Plan, Picture, Looked, str]:
-    """The same, checked as a run would; with a line on what is written, and how."""
-    plan, picture, looked = plan_edit(spec, card)
-    target = target_of(spec, open_files("."), picture)
-    check_edit(spec, target, picture)
-    anew = why_no_copy(picture, target, how_of(spec))
-    way = f"a new file: {anew}" if anew else "a copy with only the edit written anew"
-    size = largest_bytes(picture, target, how_of(spec), plan.bbox) / 1e6
-    memory = memory_bytes(picture, target) / 1e6
-    return (
-        plan,
-        picture,
-        looked,
-        (
-            f"writes {Path(target).name}, at most {size:,.0f} MB, {way}; "
-            f"the driver takes at most {memory:,.0f} MB for it"
-        ),
-    )
 
 
 def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
@@ -202,31 +147,32 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
     try:
         inputs = inputs_of(spec)
     except OSError:  # what opens pictures has the better words
-        mask_of(spec, Picture.open(spec.source))
+        make_mask(spec.mask, Picture.open(spec.source))
         raise
     earlier = _earlier(spec, files, models, inputs)
     if earlier is not None:
         edit = Edit(earlier, files, Picture.open(spec.source), ledger_of(files, earlier))
         if edit.is_finished:
             return edit
-    plan, picture, looked = plan_edit(spec, models.card)
-    for note in (*looked.notes, *notes_of(spec, models.card.family, plan)):
-        log.warning("edit %s: %s", spec.id, note)
-    check_edit(spec, target_of(spec, files, picture), picture)
+    look = Look(spec, files, models.card)
+    look.through()
+    for warning in look.warnings:
+        log.warning("edit %s: %s", spec.id, warning)
+    assert look.plan is not None
     drawn = earlier.seed if earlier else secrets.randbelow(2**31)
     record = EditRecord(
         spec=spec,
         seed=drawn if spec.seed is None else spec.seed,
-        plan=plan,
-        dtype=str(picture.dtype),
+        plan=look.plan,
+        dtype=str(look.picture.dtype),
         inputs=earlier.inputs if earlier else inputs,
         models=models.spec,
         weights=models.weights,
         files=dict(models.files),
-        bands=picture.bands,
-        direct=picture.random and (isinstance(files, LocalFiles) or is_url(spec.source)),
+        bands=look.picture.bands,
+        direct=look.direct,
     )
-    edit = Edit(record, files, picture, ledger_of(files, record))
+    edit = Edit(record, files, look.picture, ledger_of(files, record))
     if earlier is None and "ingest" in edit.ledger:  # its record was damaged
         save_edit(files, record)
     return edit
@@ -235,77 +181,6 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
 def ledger_of(files: Files, record: EditRecord) -> Ledger:
     """What is done of an edit."""
     return Ledger(files / record.key / "ledger")
-
-
-def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
-    """Whether the edited picture can be written where it is to be, and fits in memory on the way.
-
-    ImageError or RunError in one line; what is lost and may be is logged.
-    """
-    how = how_of(spec)
-    if spec.in_place:
-        if not isinstance(picture.reader, OmeReader):
-            kind = picture.kind
-            raise ImageError(f"{spec.source}: is a {kind}; only an OME-Zarr is edited in place")
-        if why := can_patch(picture.reader):
-            raise ImageError(f"{spec.source}: can't be edited in place: {why}; write a copy")
-    if not is_url(target):
-        require_writable(Path(target))
-    check_target(picture, target, how)
-    need, free = memory_bytes(picture, target), psutil.virtual_memory().available
-    if need > free:
-        raise ImageError(
-            f"{spec.source}: takes {need / 1e9:.1f} GB of memory from {picture.kind} to {target}, "
-            f"{free / 1e9:.1f} GB are free; save it as a tiled TIFF or an OME-Zarr, and write one"
-        )
-    if lost := losses(picture, target, how):
-        words = ", ".join(map(str, lost))
-        log.warning("edit %s: not kept in %s: %s", spec.id, target, words)
-    if gone := left_out(picture, target, how):
-        words = ", ".join(gone)
-        log.warning(
-            "edit %s: left out of %s, because the old picture shows in it: %s",
-            spec.id,
-            target,
-            words,
-        )
-
-
-def require_room(edits: Iterable[Edit]) -> None:
-    """RunError where a disk can't hold what the edits will store and write at most."""
-    needed: dict[int, int] = defaultdict(int)  # by the file system
-    places: dict[int, Path] = {}
-    for edit in edits:
-        plan, target = edit.record.plan, edit.target
-        taken_in = (
-            0 if edit.record.direct else plan.source_box.size.area * 3 * edit.picture.dtype.itemsize
-        )
-        written = largest_bytes(edit.picture, target, edit.how, plan.bbox)
-        for place, count in (
-            (edit.files.url, plan.stored_bytes + taken_in + most_bytes(plan)),
-            (target, written),
-        ):
-            if not is_url(place):
-                there = next(p for p in (Path(place), *Path(place).parents) if p.exists())
-                device = there.stat().st_dev
-                needed[device] += count
-                places[device] = there
-    for device, count in needed.items():
-        free = shutil.disk_usage(places[device]).free
-        if count > free:
-            raise RunError(
-                f"{places[device]}: has {free / 1e9:.1f} GB free and the run may need "
-                f"{count / 1e9:.1f} GB; make room, or run fewer edits at a time"
-            )
-
-
-def require_writable(target: Path) -> None:
-    """RunError where an output can't be put: in place of a folder, or where writing is refused."""
-    if target.is_dir() and not (kind_of(target) == "OME-Zarr" and is_zarr(str(target))):
-        raise RunError(f"{target}: is a folder; give the output a file's name")
-    parent = next(p for p in target.parents if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise RunError(f"{parent}: can't be written to; choose another output")
 
 
 def _earlier(
@@ -372,7 +247,7 @@ def ingest(edit: Edit, tell: Tell, attempt: str) -> Facts:
     save_edit(edit.files, record)
     save_edit(edit.work, record)
     canvas = edit.canvas(plan.stages[0], attempt)
-    box, mask = plan.source_box, mask_of(record.spec, picture)
+    box, mask = plan.source_box, make_mask(record.spec.mask, picture)
     for y0 in range(box.y0, box.y1, plan.family.stride):
         band = Box(y0, box.x0, min(y0 + plan.family.stride, box.y1), box.x1)
         canvas.write_mask(band, mask.window(band))

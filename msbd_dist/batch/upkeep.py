@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from msbd_dist.batch.describe import record_of
+from msbd_dist.batch.look import check_edit, how_of
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.record import (
     EditRecord,
@@ -21,7 +22,7 @@ from msbd_dist.batch.record import (
 )
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.batch.status import is_driven, load_status
-from msbd_dist.batch.steps import Edit, check_edit, edited_of, how_of, ledger_of
+from msbd_dist.batch.steps import Edit, edited_of, ledger_of
 from msbd_dist.canvas.export import Verified, verify, write_edited
 from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.images import Picture

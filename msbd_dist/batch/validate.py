@@ -1,27 +1,23 @@
 """Is a manifest right? Its keys, and whether its files are there, can be read, and fit together.
 
-Nothing is run and no model is loaded. Masks are read whole, pictures no further than their header.
+Nothing is run and no model is loaded. Masks are read whole, pictures as far as a run reads them.
 What may be meant otherwise is a warning: it is told, and wrong is nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from msbd_dist.batch.documents import dotted
-from msbd_dist.batch.edits import Listed, Located, heads_of
+from msbd_dist.batch.foresee import Seen, foresee, mask_key, run_directory
 from msbd_dist.batch.manifest import Manifest, read_manifest
-from msbd_dist.batch.notes import Note, notes_of
-from msbd_dist.batch.steps import check_edit, target_of
-from msbd_dist.canvas.combined import look_at_mask
-from msbd_dist.canvas.files import open_files
-from msbd_dist.canvas.images import Picture
-from msbd_dist.canvas.outlines import is_outlines
-from msbd_dist.core.spec import EditSpec, Result, mask_files
-from msbd_dist.errors import ManifestError, MsbdError
+from msbd_dist.batch.notes import Note
+from msbd_dist.canvas.files import Files
+from msbd_dist.errors import ManifestError, MsbdError, RunError
 from msbd_dist.models.card import Card, resolve
 
 
@@ -61,6 +57,8 @@ class Checked:
     problems: list[Problem]
     warnings: list[Problem] = field(default_factory=list)
     masks: dict[Any, Covered] = field(default_factory=dict)
+    told: dict[Note, int] = field(default_factory=dict)  # which warning tells it
+    counts: Counter[Note] = field(default_factory=Counter)  # of how many edits it is so
 
     def to_json(self) -> dict[str, Any]:
         """Version 1 of what `msbd validate -o json` prints."""
@@ -75,19 +73,68 @@ class Checked:
         }
 
 
-def validate(path: Path, *, anywhere: bool = False) -> Checked:
-    """Look at all of a manifest and its files; see `read_manifest` for ``anywhere``."""
+def validate(
+    path: Path,
+    *,
+    anywhere: bool = False,
+    out: str | None = None,
+    change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+) -> Checked:
+    """Look at all of a manifest and its files; see `read_manifest` for ``anywhere``.
+
+    ``out``: the run directory that is meant, if it is known. ``change``: what is to be otherwise
+    than the manifest says.
+    """
     wrong: list[ManifestError] = []
     try:
-        manifest = read_manifest(path, anywhere=anywhere, tell=wrong.append)
+        manifest = change(read_manifest(path, anywhere=anywhere, tell=wrong.append))
     except ManifestError as error:  # nothing of it can be understood
         return Checked(path, 0, [*map(_said, wrong), Problem(str(error), str(path))])
     checked = Checked(path, len(manifest.edits), [*map(_said, wrong)])
     card = _look_at_models(manifest, checked)
-    _look_at_files(manifest, checked)
-    if card is not None:
-        _look_at_words(manifest, checked, card)
+    try:
+        for seen in foresee(manifest, card, _run_directory(manifest, out, checked)):
+            _enter(seen, checked)
+    except RunError as error:
+        checked.problems.append(Problem(f"{path}: {error}", str(path)))
+    for note, count in checked.counts.items():
+        if count > 1:
+            _say_of_how_many(checked, checked.told[note], count)
     return checked
+
+
+def _run_directory(manifest: Manifest, out: str | None, checked: Checked) -> Files:
+    """Where the run is meant to be, or beside the manifest, where it can't be there."""
+    try:
+        return run_directory(manifest, out)
+    except RunError as error:
+        path = manifest.path
+        checked.problems.append(Problem(f"{path}: {error}", str(path)))
+        return run_directory(manifest, None)
+
+
+def _say_of_how_many(checked: Checked, number: int, edits: int) -> None:
+    warning = checked.warnings[number]
+    message = f"{warning.message} (and so of {edits - 1:,} more edits)"
+    checked.warnings[number] = replace(warning, message=message)
+
+
+def _enter(seen: Seen, checked: Checked) -> None:
+    """What is wrong with an edit, or may be, and what its mask covers; each told once."""
+    if seen.error is not None:
+        checked.problems.append(_problem(seen, seen.look.key, str(seen.error)))
+        return
+    look = seen.look
+    key = mask_key(look.spec.mask, look.picture)
+    if key in checked.masks:
+        checked.masks[key].edits += 1
+    else:
+        checked.masks[key] = Covered(seen.id, look.mask.percent)
+    for note in look.notes:
+        checked.counts[note] += 1
+        if note not in checked.told:
+            checked.told[note] = len(checked.warnings)
+            checked.warnings.append(_problem(seen, note.key, note.text))
 
 
 def _said(error: ManifestError) -> Problem:
@@ -110,58 +157,6 @@ def _look_at_models(manifest: Manifest, checked: Checked) -> Card | None:
     return card
 
 
-def _look_at_words(manifest: Manifest, checked: Checked, card: Card) -> None:
-    """What prompts do not do, told once where it is so of many edits."""
-    assert isinstance(manifest.edits, Listed)
-    first: dict[Note, Problem] = {}
-    counts: Counter[Note] = Counter()
-    for each in manifest.edits.located():
-        for note in notes_of(each.spec, card.family):
-            counts[note] += 1
-            if note not in first:
-                first[note] = _problem(each, note.key, note.text)
-    for note, problem in first.items():
-        more = f" (and so of {counts[note] - 1:,} more edits)" if counts[note] > 1 else ""
-        checked.warnings.append(replace(problem, message=problem.message + more))
-
-
-def _look_at_files(manifest: Manifest, checked: Checked) -> None:
-    """What is wrong with the pictures, masks and outputs of edits that are right by themselves."""
-    assert isinstance(manifest.edits, Listed)
-    heads = heads_of(manifest.edits)
-    for each in manifest.edits.located():
-        spec = each.spec
-        if spec.id in heads:
-            spec = replace(spec, image=heads[spec.id])
-        if isinstance(spec.image, Result):  # it leads nowhere, which is said already
-            continue
-        key = "image"
-        try:
-            picture = Picture.open(spec.image)
-            key = "mask"
-            for note in _look_at_mask(spec, picture, checked):
-                checked.warnings.append(_problem(each, key, note))
-            key = "in_place" if spec.in_place else "output"
-            check_edit(spec, target_of(spec, open_files(manifest.path.parent), picture), picture)
-        except (MsbdError, OSError) as error:
-            checked.problems.append(_problem(each, key, str(error)))
-
-
-def _look_at_mask(spec: EditSpec, picture: Picture, checked: Checked) -> tuple[str, ...]:
-    """What may be wrong with an edit's mask. One that many edits have is read and told of once, as
-    long as their pictures are alike."""
-    named = (spec.image, spec.mask) if any(map(is_outlines, mask_files(spec.mask))) else spec.mask
-    key = named, picture.size, picture.orientation
-    found = checked.masks.get(key)
-    if found is None:
-        looked = look_at_mask(spec.mask, picture)
-        checked.masks[key] = Covered(spec.id, looked.percent)
-        return looked.notes
-    found.edits += 1
-    return ()
-
-
-def _problem(each: Located, key: str, message: str) -> Problem:
-    at = (*each.at, key)
-    error = each.where.error(at, message, None)
-    return Problem(str(error), str(each.where.file), each.where.line(at), dotted(at), each.spec.id)
+def _problem(seen: Seen, key: str, message: str) -> Problem:
+    at, where = (*seen.each.at, key), seen.each.where
+    return Problem(seen.said(message, key), str(where.file), where.line(at), dotted(at), seen.id)

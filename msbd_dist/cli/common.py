@@ -91,6 +91,14 @@ Out = Annotated[str, typer.Argument(metavar="OUT", help="Run directory, a path o
 As = Annotated[
     str, typer.Option("--output", "-o", metavar="text|json", help="How to say it on stdout.")
 ]
+OutToBe = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="The run directory that is meant, looked at too. Default: beside the manifest.",
+    ),
+]
 AllowAnywhere = Annotated[
     bool,
     typer.Option(
@@ -134,15 +142,24 @@ def load_manifest(
     anywhere: bool = False,
     **overrides: str | None,
 ) -> Manifest:
-    from dataclasses import replace
-
-    from msbd_dist.batch.manifest import located_models, read_manifest
+    from msbd_dist.batch.manifest import read_manifest
 
     loaded = read_manifest(path, anywhere=anywhere)
+    return overridden(loaded, models, allow_loss, **overrides)
+
+
+def overridden(
+    manifest: Manifest, models: str | None, allow_loss: str | None, **overrides: str | None
+) -> Manifest:
+    """The same with what the command line says otherwise."""
+    from dataclasses import replace
+
+    from msbd_dist.batch.manifest import located_models
+
     given = {k: v for k, v in {"family": models, **overrides}.items() if v is not None}
-    spec = located_models(replace(loaded.models, **given), Path.cwd()) if given else None
+    spec = located_models(replace(manifest.models, **given), Path.cwd()) if given else None
     changes = {"allow_loss": allowed(allow_loss)} if allow_loss else None
-    return loaded.with_(models=spec, changes=changes)
+    return manifest.with_(models=spec, changes=changes)
 
 
 def allowed(text: str | None) -> bool | tuple[LossName, ...]:

@@ -21,6 +21,7 @@ from msbd_dist.cli.common import (
     Device,
     Models,
     Out,
+    OutToBe,
     Settings,
     Sr,
     console,
@@ -32,10 +33,11 @@ from msbd_dist.cli.common import (
     wants_json,
 )
 from msbd_dist.cli.progress import duration, in_a_line, picture
-from msbd_dist.errors import MsbdError
+from msbd_dist.errors import RunError
 
 if TYPE_CHECKING:
     from msbd_dist.batch.compare import Measured
+    from msbd_dist.batch.foresee import Seen
     from msbd_dist.batch.status import Status
     from msbd_dist.core.plan import Plan
 
@@ -54,6 +56,7 @@ def plan(
     ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="Workers to reckon with.")] = 1,
     price: Annotated[float, typer.Option(min=0, help="Of one worker for an hour.")] = 0.0,
+    out: OutToBe = None,
     allow_anywhere: AllowAnywhere = False,
     output: As = "text",
 ) -> None:
@@ -64,8 +67,7 @@ def plan(
     Example: msbd plan jobs/demo.yaml --profile runs/demo --gpus 8 --price 2.5
     """
     from msbd_dist.batch.estimate import hours_of, load_profile
-    from msbd_dist.batch.notes import notes_of
-    from msbd_dist.batch.steps import plan_and_check
+    from msbd_dist.batch.foresee import foresee, run_directory
     from msbd_dist.models.card import resolve
 
     as_json = wants_json(output)
@@ -79,28 +81,25 @@ def plan(
     plans: list[Plan] = []
     edits: list[dict[str, Any]] = []
     problems: list[dict[str, str]] = []
-    for spec in loaded.settled():
-        try:
-            found, image, looked, written = plan_and_check(spec, card)
-        except MsbdError as error:
-            problems.append({"id": spec.id, "error": str(error)})
-            console.print(f"{spec.id}: {error}", style="red", markup=False, highlight=False)
-            continue
-        plans.append(found)
-        notes = [*looked.notes, *map(str, notes_of(spec, card.family, found))]
-        if as_json:
-            seconds = None if pace is None else round(pace.of(found), 1)
-            of_mask = {"mask_percent": looked.percent, "warnings": notes}
-            edits.append({"id": spec.id, **_plan_json(found), **of_mask, "worker_seconds": seconds})
-            continue
-        out_console.print(f"\n{spec.id}  {image.format}", style="bold", markup=False)
-        _print_plan(found)
-        text = f"the mask covers {percent(looked.percent)} of the picture"
-        out_console.print(text, markup=False, highlight=False)
-        out_console.print(written, markup=False, highlight=False)
-        for note in notes:
-            text = f"warning: {spec.id}: {note}"
-            console.print(text, style="yellow", markup=False, highlight=False)
+
+    def tell(error: str, name: str = "") -> None:
+        problems.append({"id": name, "error": error})
+        console.print(error, style="red", markup=False, highlight=False)
+
+    try:
+        for seen in foresee(loaded, card, run_directory(loaded, out)):
+            found = seen.look.plan
+            if seen.error is not None or found is None:
+                tell(seen.said(str(seen.error)), seen.id)
+                continue
+            plans.append(found)
+            if as_json:
+                seconds = None if pace is None else round(pace.of(found), 1)
+                edits.append({**_look_json(seen), "worker_seconds": seconds})
+            else:
+                _print_look(seen, found)
+    except RunError as error:
+        tell(f"{manifest}: {error}")
     total: dict[str, Any] = {
         "edits": len(plans),
         "denoiser_calls": sum(p.denoiser_calls(s) for p in plans for s in p.stages),
@@ -121,6 +120,24 @@ def plan(
     else:
         _print_total(total, price)
     raise typer.Exit(2 if not plans else 1 if problems else 0)
+
+
+def _look_json(seen: Seen) -> dict[str, Any]:
+    look = seen.look
+    assert look.plan is not None
+    of_mask = {"mask_percent": look.mask.percent, "warnings": list(look.warnings)}
+    return {"id": seen.id, **_plan_json(look.plan), **of_mask}
+
+
+def _print_look(seen: Seen, found: Plan) -> None:
+    look = seen.look
+    out_console.print(f"\n{seen.id}  {look.picture.format}", style="bold", markup=False)
+    _print_plan(found)
+    for text in (f"the mask covers {percent(look.mask.percent)} of the picture", look.writes):
+        out_console.print(text, markup=False, highlight=False)
+    for note in look.notes:
+        text = f"warning: {seen.said(note.text, note.key)}"
+        console.print(text, style="yellow", markup=False, highlight=False)
 
 
 def _plan_json(found: Plan) -> dict[str, Any]:

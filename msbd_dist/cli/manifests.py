@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from msbd_dist.cli.common import AllowAnywhere, console, out_console, percent
+from msbd_dist.cli.common import (
+    AllowAnywhere,
+    AllowLoss,
+    Clip,
+    Models,
+    OutToBe,
+    Sr,
+    console,
+    out_console,
+    overridden,
+    percent,
+)
 from msbd_dist.errors import InputError
 
 SHOWN = 50  # masks whose share is printed
@@ -19,9 +30,14 @@ SHOWN = 50  # masks whose share is printed
 def validate(
     manifest: Annotated[Path, typer.Argument(help="YAML, JSONL or CSV manifest of edits.")],
     output: Annotated[str, typer.Option("--output", "-o", help="text or json.")] = "text",
+    out: OutToBe = None,
+    models: Models = None,
+    sr: Sr = None,
+    clip: Clip = None,
+    allow_loss: AllowLoss = None,
     allow_anywhere: AllowAnywhere = False,
 ) -> None:
-    """Check a manifest: every key, and that its files are there, can be read and fit. Runs nothing.
+    """Check a manifest as `run` would: every key, files, masks, outputs, sizes, room. Runs nothing.
 
     Prints a line for each problem, and to stderr what may be meant otherwise and how much masks
     cover. Exit code: 0 all is right, 2 something is wrong.
@@ -32,7 +48,12 @@ def validate(
 
     if output not in ("text", "json"):
         raise InputError(f"--output: got {output!r}, wanted text or json")
-    checked = look_at(manifest, anywhere=allow_anywhere)
+    checked = look_at(
+        manifest,
+        anywhere=allow_anywhere,
+        out=out,
+        change=lambda read: overridden(read, models, allow_loss, sr=sr, clip=clip),
+    )
     if output == "json":
         sys.stdout.write(json.dumps(checked.to_json(), indent=1) + "\n")
     for problem in checked.problems if output == "text" else ():

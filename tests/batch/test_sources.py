@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 from quick import FASTEST, draw_inputs, manifest_of
 
-from msbd_dist.batch import steps, worker
+from msbd_dist.batch import look, steps, worker
 from msbd_dist.batch.record import load_edit
 from msbd_dist.batch.run import RunResult, run_manifest
 from msbd_dist.batch.single import edit_manifest
@@ -167,7 +167,7 @@ def test_one_edit_is_not_written_to_a_url(pictures: Path) -> None:
 def test_a_disk_without_room_is_told_before_any_work(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "largest_bytes", lambda *_: 1 << 60)
+    monkeypatch.setattr(look, "largest_bytes", lambda *_: 1 << 60)
     with pytest.raises(RunError, match=r"GB free and the run may need .* make room"):
         run(pictures, tmp_path / "out", {})
     assert not (tmp_path / "out").exists()
@@ -245,7 +245,7 @@ def test_only_an_ome_zarr_is_edited_in_place(pictures: Path, tmp_path: Path, ima
 def test_an_ome_zarr_that_can_t_be_edited_in_place_is_refused_before_any_work(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "can_patch", lambda _: "its chunks are lossy")
+    monkeypatch.setattr(look, "can_patch", lambda _: "its chunks are lossy")
     edit = {"image": "image.ome.zarr", "in_place": True}
     (result,) = run(pictures, tmp_path / "out", edit).edits
     assert "can't be edited in place: its chunks are lossy; write a copy" in str(result.error)
