@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import base64
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from math import acos, ceil, cos, hypot, pi, sin
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from msbd_dist.canvas.bitmap import BLOCK, Bitmap
 from msbd_dist.canvas.coco import require_size
@@ -93,14 +93,20 @@ def _circle(centre: Vertex, edge: Vertex) -> tuple[Vertex, ...]:
 def _patch(shape: dict[str, Any], size: Size) -> Iterator[Patch]:
     """A PNG of what lies between two corners, both of which belong to it."""
     (x0, y0), (x1, y1) = ((round(x), round(y)) for x, y in shape["points"])
+    data = base64.b64decode(shape["mask"], validate=True)
+    if data[:4] != b"\x89PNG" or len(data) < 33:
+        raise ValueError("a mask that is no PNG")
+    width, height = struct.unpack(">II", data[16:24])
+    if max(abs(x1 - x0 + 1 - width), abs(y1 - y0 + 1 - height)) > 1:
+        raise ValueError(f"a mask of {width}x{height} pixels in a box of another size")
+    if width > size.width + 1 or height > size.height + 1:
+        raise ValueError(f"a mask of {width}x{height} pixels, more than the picture's")
     try:
-        image = Image.open(BytesIO(base64.b64decode(shape["mask"], validate=True)), formats=["PNG"])
-        width, height = image.size
-        if abs(x1 - x0 + 1 - width) > 1 or abs(y1 - y0 + 1 - height) > 1:
-            raise ValueError(f"a mask of {width}x{height} pixels in a box of another size")
-        pixels = np.array(image.convert("L")) > 0
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"a mask that is no PNG: {error}") from None
+        samples = imagecodecs.png_decode(data).reshape(height, width, -1)
+    except imagecodecs.PngError as error:
+        raise ValueError(f"a mask that is damaged: {error}") from None
+    colours = 1 if samples.shape[-1] < 3 else 3
+    pixels: NDArray[np.bool_] = samples[..., :colours].max(axis=-1) > 0
     box = Box(y0, x0, y0 + height, x0 + width)
     common = box.intersection(Box.of(size))
     if common is not None:

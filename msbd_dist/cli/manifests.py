@@ -69,6 +69,8 @@ def validate(
         console.print(more, markup=False, highlight=False)
     count = len(checked.problems)
     end = "nothing is wrong" if not count else f"{count} problem{'s' * (count != 1)}"
+    warned = len(checked.warnings)
+    end += f", {warned} warning{'s' * (warned != 1)}" if warned else ""
     text = f"{manifest}: {checked.edits} edit{'s' * (checked.edits != 1)}, {end}"
     console.print(text, style="red" if count else "green", markup=False, highlight=False)
     raise typer.Exit(2 if count else 0)

@@ -145,12 +145,23 @@ def test_what_is_no_outline_is_said_in_one_line(case: str, tmp_path: Path) -> No
 
 
 names = st.sampled_from(
-    ["type", "features", "geometry", "geometries", "coordinates", "shapes", "shape_type", "points"]
-)
+    ["type", "features", "geometry", "geometries", "coordinates", "shapes", "shape_type", "points",
+     "annotations", "images", "segmentation", "counts", "size", "image_id", "crs", "properties"]
+)  # fmt: skip
 words = st.sampled_from(
-    ["Feature", "FeatureCollection", "Polygon", "MultiPolygon", "rectangle", "circle", "a\nb", ""]
+    [
+        "Feature",
+        "FeatureCollection",
+        "Polygon",
+        "MultiPolygon",
+        "rectangle",
+        "circle",
+        "mask",
+        "a\nb",
+        "",
+    ]
 )
-numbers = st.one_of(st.integers(0, 50), st.floats(), st.just(10**400))
+numbers = st.one_of(st.integers(0, 60), st.floats(), st.sampled_from([10**400, 2400]))
 anything = st.recursive(
     st.one_of(words, numbers, st.none()),
     lambda inner: st.one_of(st.lists(inner, max_size=5), st.dictionaries(names, inner, max_size=4)),
@@ -270,7 +281,10 @@ def test_labelmes_masks_lie_in_their_boxes(tmp_path: Path) -> None:
     assert np.array_equal(whole(labelme(*shapes), tmp_path), wanted)
 
 
-@pytest.mark.parametrize("mask", ["AAAA", "%", None, packed(np.ones((3, 3), bool))])
+@pytest.mark.parametrize(
+    "mask",
+    ["AAAA", "%", None, packed(np.ones((3, 3), bool)), packed(np.ones((9, 14), bool))[:-40]],
+)
 def test_a_mask_of_labelme_that_is_none_is_refused(mask: Any, tmp_path: Path) -> None:
     shape = {"shape_type": "mask", "points": [[5, 7], [18, 15]], "mask": mask}
     with pytest.raises(MaskError, match="not as GeoJSON, COCO or labelme") as caught:
