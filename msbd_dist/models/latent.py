@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from msbd_dist.core.sampling import Spacing, Step, schedule
 from msbd_dist.errors import PromptError
+from msbd_dist.models.learned import in_full
 from msbd_dist.models.parts import Parts
 
 Denoiser = Callable[[Tensor, int], Tensor]
@@ -135,9 +136,11 @@ class LatentModel:
 
     def text(self, prompt: str, negative_prompt: str = "") -> Conditioning:
         """Embed a prompt pair; `PromptError` where one is longer than the text encoder holds."""
-        for name, text in (("prompt", prompt), ("negative prompt", negative_prompt)):
+        added = self.parts.tokenizer.added_tokens_encoder
+        words, unwanted = (in_full(text, added) for text in (prompt, negative_prompt))
+        for name, text in (("prompt", words), ("negative prompt", unwanted)):
             self._check_length(name, text)
-        return Conditioning(*map(self._embedding, (prompt, negative_prompt, "")))
+        return Conditioning(*map(self._embedding, (words, unwanted, "")))
 
     def denoiser(self, cond: Conditioning, *, guidance: float) -> Denoiser:
         """The function that predicts the clean latent, with classifier-free guidance.

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, LCMScheduler, TCDScheduler
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionPipeline,
+    TCDScheduler,
+)
 from folders import edit_json, loaded
 from torch import Tensor
 from torch.func import functional_call
@@ -19,6 +25,8 @@ from msbd_dist.errors import PromptError
 from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
 from msbd_dist.models.latent import Denoiser, LatentModel
+from msbd_dist.models.learned import in_full
+from msbd_dist.models.loading import hermetic
 
 Z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -282,3 +290,37 @@ def test_a_prompt_that_is_too_long_is_refused(
     assert message.startswith(f"{which} has 26 tokens, this text encoder holds 24 (22 words' worth")
     assert "shorten it: 'a red star on green grass a red star on …'" in message
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("a <toy> on grass", "a <toy> <toy>_1 <toy>_2 on grass"),
+        ("<toy>", "<toy> <toy>_1 <toy>_2"),
+        ("<toy> and <toy>", "<toy> <toy>_1 <toy>_2 and <toy> <toy>_1 <toy>_2"),
+        ("a <toy> <toy>_1 <toy>_2 on grass", "a <toy> <toy>_1 <toy>_2 on grass"),
+        ("an <one>", "an <one>"),
+        ("a <to", "a <to"),
+        ("", ""),
+    ],
+)
+def test_a_learned_word_stands_for_all_its_vectors(text: str, full: str) -> None:
+    assert in_full(text, {"<toy>", "<toy>_1", "<toy>_2", "<one>", "<|endoftext|>"}) == full
+    assert in_full(text, {"<toy>", "<one>"}) == text
+
+
+def test_a_learned_word_of_several_vectors_is_embedded_as_in_diffusers(
+    made: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(made / "eps", tmp_path / "made"))
+    edit_json(folder / "scheduler" / "scheduler_config.json", steps_offset=1)
+    with hermetic():
+        pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+        pipe.load_textual_inversion({"<toy>": noise(3, 32, seed=5)}, token="<toy>")
+        pipe.save_pretrained(tmp_path / "sd")
+    latent = loaded(tmp_path / "sd").latent
+    for prompt in ("a <toy> star", "a red star"):
+        wanted, _ = pipe.encode_prompt(prompt, "cpu", 1, do_classifier_free_guidance=False)
+        torch.testing.assert_close(latent.text(prompt).prompt, wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(PromptError, match="has 31 tokens"):
+        latent.text("<toy> " * 9 + "star star")
