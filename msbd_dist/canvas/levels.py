@@ -24,6 +24,7 @@ _LUMA_SUM = 10_000
 _STRAY = 0.05  # of what is opaque, neither black nor white: edges of strokes, and no more
 _PHOTO = 0.25  # and from here on it is no mask but a picture
 _FLAT = 0.01  # of all pixels in one grey: no edge of a stroke
+_LABELLED = 32  # levels: no soft edges have so few
 _FEW = 16  # values that are named
 
 
@@ -105,8 +106,9 @@ class Tally:
             "is bright"
         )
 
-    def doubts(self, *, palette: bool) -> Iterator[str]:
-        """What may be meant otherwise, with what to write; ``{file}`` is the file's name."""
+    def doubts(self, *, palette: bool, lossy: bool) -> Iterator[str]:
+        """What may be meant otherwise, with what to write; ``{file}`` is the file's name. A
+        ``lossy`` one has levels beside black and white by itself."""
         if self.clear:
             yield from self._of_holes()
         if self._strays > _PHOTO and not palette:
@@ -120,17 +122,21 @@ class Tally:
                 f"has colours in {_of(self.coloured, self.pixels)} of it, which count by their "
                 "brightness; " + (_LABELS if palette else _PAINT)
             )
-        elif flat := [level for level in self.levels if self._is_flat(level)]:
+        elif flat := self._flat(lossy=lossy):
             yield (
                 f"has areas of grey ({_some(flat)}), as label masks have; what is brighter than "
                 "half is edited. For labels write {file: {file}, from: values, values: "
                 f"{self.levels if len(self.levels) <= _FEW else flat[:_FEW]}}}, else from: luma"
             )
 
-    def _is_flat(self, level: int) -> bool:
-        middle = self._middle
-        inside = middle.start <= level < middle.stop
-        return inside and bool(self.bins[level] > _FLAT * self.pixels)
+    def _flat(self, *, lossy: bool) -> list[int]:
+        """Levels with areas of their own, of a file that has other ones than black and white."""
+        flat = np.flatnonzero(self.bins > _FLAT * self.pixels).tolist()
+        middle = range(len(self.bins))[self._middle]
+        several = sum(level < middle.stop for level in flat) > 1
+        several = several and len(self.levels) <= _LABELLED and not lossy
+        odd = several or any(level in middle for level in flat)
+        return [int(level) for level in flat if level] if odd else []
 
     def _of_holes(self) -> Iterator[str]:
         black, solid = int(self.bins[: self._middle.start].sum()), int(self.bins.sum())
@@ -158,12 +164,11 @@ class Tally:
             return said + _LABELS + ", or paint the part to edit white"
         if self.coloured:
             return said + "colours count by their brightness; " + _PAINT
-        if 0 < len(self.levels) <= _FEW:
-            return said + (
-                "paint the part to edit white, or, if these are labels, write {file: {file}, "
-                f"from: values, values: {self.levels}}}"
-            )
-        return said + "paint the part to edit white"
+        said += "paint the part to edit white"
+        if not self.levels or self._bands == 3:
+            return said
+        values = f", values: {self.levels}" if len(self.levels) <= _FEW else ""
+        return said + f", or, if these are labels, write {{file: {{file}}, from: values{values}}}"
 
 
 _LABELS = "for labels write {file: {file}, from: values, values: [...]} with the palette's numbers"

@@ -225,7 +225,8 @@ def _by_brightness(source: Picture, *, open_: bool) -> tuple[Bitmap, tuple[str, 
         raise MaskError(_about(source, tally.ambiguous))
     if bitmap.bbox is None:
         raise MaskError(_about(source, tally.empty(palette=palette)))
-    notes = tuple(tally.doubts(palette=palette)) if open_ else ()
+    lossy = source.kind in ("JPEG", "WebP")
+    notes = tuple(tally.doubts(palette=palette, lossy=lossy)) if open_ else ()
     if open_ and is_inverted(source):
         notes = (*notes, _INVERTED)
     return bitmap, tuple(_about(source, note) for note in notes)

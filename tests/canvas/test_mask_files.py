@@ -69,6 +69,10 @@ ASKED: dict[str, tuple[np.ndarray, str]] = {
     "black paint": (with_alpha(WHITE * 0, WHITE), "empty .* opaque `from: alpha` alone"),
     "ones": (WHITE // 255, r"is 1 of 255.*from: values, values: \[1\]"),
     "labels": (LABELS, r"is 2 of 255.*values: \[1, 2\]"),
+    "many labels": (
+        (LABELS * np.arange(80, dtype=np.uint16)),
+        r"of 65535.*labels, write {file: m.png, from: values}$",
+    ),
     "red on black": (np.dstack([WHITE, WHITE * 0, WHITE * 0]), "colours count by their bright"),
 }
 
@@ -86,6 +90,11 @@ TOLD: dict[str, tuple[np.ndarray, str, str]] = {
     "a photograph": (PHOTO, "m.png", "looks like a photograph"),
     "one as JPEG": (PHOTO, "m.jpg", "looks like a photograph"),
     "labels with one above half": (LABELS * 100, "m.png", r"grey \(100, 200\).*values: \[100, 200"),
+    "labels and a white line": (
+        np.where(X == 60, 255, LABELS).astype(np.uint8),
+        "m.png",
+        r"grey \(1, 2, 255\).*values: \[1, 2, 255\]",
+    ),
     "green paint": (np.dstack([WHITE * 0, WHITE, WHITE * 0]), "m.png", "colours in 18.8 %"),
     "white with a hole": (with_alpha(HOLE | 255, HOLE), "m.png", "white with a transparent part"),
     "black, white and a hole": (
