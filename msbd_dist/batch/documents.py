@@ -1,7 +1,7 @@
-"""Manifest files as plain values that know their lines: YAML, JSONL, CSV.
+"""Manifest files as plain values that know their lines: YAML, JSONL, CSV and TSV.
 
     read_yaml(path)     all of it, with the line of every key
-    read_lines(path)    the mappings of a JSONL or CSV file, one at a time
+    read_lines(path)    the mappings of a JSONL file or a table, one at a time
 
 Nothing here knows a key's meaning. Files of a stranger are harmless: no tags that make objects, and
 no bounds of memory or depth that a short text could break.
@@ -9,12 +9,14 @@ no bounds of memory or depth that a short text could break.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,7 +27,8 @@ from msbd_dist.errors import ManifestError
 At = tuple[str | int, ...]
 """A place in a document: ``("edits", 2, "prompt")``."""
 
-LINES = (".jsonl", ".ndjson", ".csv")  # suffixes of files with an edit on each line
+TABLES = (".csv", ".tsv")
+LINES = (".jsonl", ".ndjson", *TABLES)  # suffixes of files with an edit on each line
 _MOST_VALUES = 1_000_000  # of a YAML document, aliases counted as often as they are used
 _DEEPEST = 60
 _LONGEST = 16 << 20  # characters of a line or cell
@@ -77,10 +80,18 @@ def dotted(at: At) -> str:
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in at).lstrip(".")
 
 
+_WORKBOOKS = {b"PK\3\4": "a workbook or another archive", b"\xd0\xcf\x11\xe0": "an old workbook"}
+
+
 def opened(path: Path, newline: str | None = None) -> TextIO:
-    """A manifest as text; ManifestError where there is none."""
+    """A manifest as text, UTF-8 or with the mark of UTF-16; ManifestError where there is none."""
     try:
-        return path.open("r", encoding="utf-8-sig", newline=newline)
+        with path.open("rb") as file:
+            start = file.read(4)
+        if workbook := _WORKBOOKS.get(start):
+            raise ManifestError(f"{path}: is {workbook}; save its sheet as `CSV UTF-8`")
+        wide = start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        return path.open("r", encoding="utf-16" if wide else "utf-8-sig", newline=newline)
     except OSError as error:
         raise ManifestError(
             f"{path}: {error.strerror or error}; give a readable manifest"
@@ -186,21 +197,23 @@ def _locate(node: yaml.Node, at: At, lines: dict[At, int], path: Path) -> None:
 def read_lines(
     path: Path, *, known: Sequence[str], texts: Sequence[str], files: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], Place]]:
-    """The mappings of a JSONL or CSV file, one at a time, each with its place.
+    """The mappings of a JSONL file or a table, one at a time, each with its place.
 
-    JSONL: an object on each line. CSV: a header of keys, which have to be ``known``; an empty cell
-    is not given. Cells of ``texts`` are text, those of ``files`` too unless they are in brackets;
-    others are read as in YAML. Raises ManifestError.
+    JSONL: an object on each line. Tables as `_rows` has them: columns have to be ``known``; an
+    empty cell is not given. Cells of ``texts`` are text, those of ``files`` too unless they are in
+    brackets; others are read as in YAML. Raises ManifestError.
     """
     with opened(path, newline="") as file:
         try:
-            if path.suffix.lower() == ".csv":
-                for row, where in _rows(file, path, known):
-                    yield {k: _value(k, text, texts, files) for k, text in row.items()}, where
+            if path.suffix.lower() in TABLES:
+                for row, where, decimal in _rows(file, path, known):
+                    yield {k: _value(k, v, texts, files, decimal) for k, v in row.items()}, where
             else:
                 yield from _objects(file, path)
-        except UnicodeDecodeError:
-            raise ManifestError(f"{path}: is not UTF-8 text; save it as such") from None
+        except UnicodeError:
+            raise ManifestError(
+                f"{path}: is not UTF-8 text; save it as such (Excel calls it `CSV UTF-8`)"
+            ) from None
 
 
 def _objects(file: TextIO, path: Path) -> Iterator[tuple[dict[str, Any], Place]]:
@@ -240,12 +253,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _rows(file: TextIO, path: Path, known: Sequence[str]) -> Iterator[tuple[dict[str, str], Place]]:
-    """The cells of each row that are not empty, by their columns."""
+def _rows(
+    file: TextIO, path: Path, known: Sequence[str]
+) -> Iterator[tuple[dict[str, str], Place, str]]:
+    """The cells of each row that are not empty, by their columns; with the table's decimal sign.
+
+    Cells are separated by what the header is, or by what a line ``sep=;`` before it says: commas,
+    semicolons or tabs. Where that is not a comma, one may be in numbers, as spreadsheets write them
+    where people do.
+    """
     csv.field_size_limit(_LONGEST)
-    table = csv.reader(file, strict=True)
-    before = 0
-    header: list[str] = []
+    first, before = _first_line(file)
+    delimiter = ""
+    if told := _SEPARATOR.fullmatch(first.strip()):
+        delimiter, (first, more) = told[1], _first_line(file)
+        before += more
+    delimiter = delimiter or _delimiter(first, path, known)
+    table = csv.reader(chain([first], file), delimiter=delimiter, strict=True)
+    skipped, header = before - 1, list[str]()
     while True:
         try:
             row = next(table)
@@ -253,41 +278,79 @@ def _rows(file: TextIO, path: Path, known: Sequence[str]) -> Iterator[tuple[dict
             return
         except csv.Error as error:
             raise ManifestError(
-                f"{path}:{table.line_num}: not valid CSV: {error}; "
-                "quote cells that hold commas or quotes"
+                f"{path}:{skipped + table.line_num}: not valid CSV: {error}; "
+                "quote cells that hold separators or quotes"
             ) from None
-        line, before = before + 1, table.line_num
-        where = Place(path, {(): line})
+        where, before = Place(path, {(): before}), skipped + table.line_num + 1
         if not any(cell.strip() for cell in row):
             continue
         if not header:
-            header = [cell.strip() for cell in row]
+            header = [_column(cell) for cell in row]
             _check_header(header, known, where)
             continue
-        if len(row) > len(header):
-            got = f"has {len(row)} cells and the header {len(header)}"
-            raise where.error((), got, "quote cells that hold commas")
+        _check_row(row, header, where)
         pairs = zip(header, row, strict=False)
-        yield {key: text for key, text in pairs if text.strip() or key in _EMPTY}, where
+        cells = {key: text for key, text in pairs if text.strip() or key in _EMPTY}
+        yield cells, where, "." if delimiter == "," else ","
+
+
+_SEPARATOR = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+
+
+def _first_line(file: TextIO) -> tuple[str, int]:
+    """The next line that holds something, and how many were read for it."""
+    number = 0
+    while line := file.readline(_LONGEST):
+        number += 1
+        if line.strip():
+            return line, number
+    return "", number
+
+
+def _delimiter(header: str, path: Path, known: Sequence[str]) -> str:
+    """What separates most known columns."""
+
+    def count(delimiter: str) -> int:
+        cells = next(csv.reader([header], delimiter=delimiter), [])
+        return sum(_column(cell) in known for cell in cells)
+
+    likely = "\t,;" if path.suffix.lower() == ".tsv" else ",;\t"
+    return max(likely, key=count)
+
+
+def _column(name: str) -> str:
+    """A column's key, however it is written: ``Negative Prompt`` is ``negative_prompt``."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def _check_header(header: list[str], known: Sequence[str], where: Place) -> None:
-    if len(header) == 1 and re.search(r"[;\t]", header[0]):
-        raise where.error((), f"has the header {header[0]!r}", "separate cells by commas")
-    for key in header:
-        if not key:
-            raise where.error((), "has a column without a name", "name it or remove it")
-        if header.count(key) > 1:
+    named = [key for key in header if key]
+    for key in named:
+        if named.count(key) > 1:
             raise where.error((key,), "is given twice", "keep one column")
-    where.check_keys(header, known)
+    where.check_keys(named, known)
+
+
+def _check_row(row: list[str], header: list[str], where: Place) -> None:
+    """Refuse cells that are in no column; empty ones are a spreadsheet's."""
+    for number, cell in enumerate(row):
+        if cell.strip() and (number >= len(header) or not header[number]):
+            if number >= len(header):
+                got = f"has {len(row)} cells and the header {len(header)}"
+                raise where.error((), got, "quote cells that hold separators")
+            got = f"has {cell.strip()[:40]!r} in a column without a name"
+            raise where.error((), got, "name the column or empty it")
 
 
 _EMPTY = ("prompt",)  # of which an empty cell says something: remove what is there
 _NUMBER = re.compile(r"[-+]?(?:0|[1-9]\d*)$")
 _REAL = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$")
+_TRUTHS = {"true": True, "false": False}
 
 
-def _value(key: str, text: str, texts: Sequence[str], files: Sequence[str]) -> Any:
+def _value(
+    key: str, text: str, texts: Sequence[str], files: Sequence[str], decimal: str = "."
+) -> Any:
     if key in texts:
         return text
     cell = text.strip()
@@ -295,6 +358,9 @@ def _value(key: str, text: str, texts: Sequence[str], files: Sequence[str]) -> A
         return scalar(cell)
     if key in files:
         return text
+    if cell.lower() in _TRUTHS:
+        return _TRUTHS[cell.lower()]
     if _NUMBER.match(cell) and len(cell) < 4000:
         return int(cell)
-    return float(cell) if _REAL.match(cell) else cell
+    number = cell.replace(",", ".") if decimal == "," else cell
+    return float(number) if _REAL.match(number) else cell

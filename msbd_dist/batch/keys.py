@@ -298,7 +298,7 @@ DefaultKeys = _model(
 EditKeys = _model(
     "Edit", "One edit, or several by a pattern or a matrix.", {**_of_edit(), **_SEVERAL}
 )
-LineKeys = _model("Line", "One edit of a JSONL or CSV file.", _of_edit())
+LineKeys = _model("Line", "One edit of a JSONL file or a table.", _of_edit())
 ModelKeys = _model(
     "Models",
     "Where models come from.",

@@ -10,7 +10,7 @@ A manifest is YAML:
         mask: meadow_mask.png
         prompt: a red star on grass
 
-or, for generated lists, JSONL or CSV with an edit on each line, which is read anew each time the
+or, for generated lists, JSONL, CSV or TSV with an edit on each line, which is read anew each time the
 edits are gone through and never held. Keys are fields of `EditSpec` and of `Method`.
 """
 
@@ -77,7 +77,7 @@ _LOCAL = re.compile(r"(?:^|::)(?:file|local)://")  # URLs that are paths
 
 @dataclass
 class Lines(Listed):
-    """Edits of a JSONL or CSV file, which is read anew each time they are gone through.
+    """Edits of a JSONL file or a table, which is read anew each time they are gone through.
 
     ManifestError, on the way, where the file is not as it was when it was checked.
     """

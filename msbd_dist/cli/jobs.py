@@ -44,7 +44,7 @@ HERE = "http://127.0.0.1:8265"
 
 
 def submit(
-    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL or CSV manifest of edits.")],
+    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL, CSV or TSV manifest of edits.")],
     out: Annotated[
         str,
         typer.Option(

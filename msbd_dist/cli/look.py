@@ -45,7 +45,7 @@ WATCHED = 2.0  # seconds between two looks
 
 
 def plan(
-    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL or CSV manifest of edits.")],
+    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL, CSV or TSV manifest of edits.")],
     models: Models = None,
     sr: Sr = None,
     clip: Clip = None,

@@ -28,7 +28,7 @@ SHOWN = 50  # masks whose share is printed
 
 
 def validate(
-    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL or CSV manifest of edits.")],
+    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL, CSV or TSV manifest of edits.")],
     output: Annotated[str, typer.Option("--output", "-o", help="text or json.")] = "text",
     out: OutToBe = None,
     models: Models = None,

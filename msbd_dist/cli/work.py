@@ -112,7 +112,7 @@ def edit(
 
 
 def run(
-    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL or CSV manifest of edits.")],
+    manifest: Annotated[Path, typer.Argument(help="YAML, JSONL, CSV or TSV manifest of edits.")],
     out: Annotated[
         str,
         typer.Option(

@@ -310,7 +310,7 @@ def test_what_is_wrong_is_said_in_one_line(case: str, tmp_path: Path) -> None:
 def test_a_manifest_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"none\.yaml: No such file"):
         read_manifest(tmp_path / "none.yaml")
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\x00\x00\x81")
     with pytest.raises(ManifestError, match=r"binary\.yaml: is not text"):
         read_manifest(tmp_path / "binary.yaml")
     with pytest.raises(ManifestError, match="Is a directory"):
@@ -445,9 +445,9 @@ BAD_LINES: dict[str, tuple[str, list[Any], list[str]]] = {
     "nested without end": ("jsonl", ["[" * 200_000], [":1:", "nested too deeply"]),
     "unknown column": ("csv", [HEAD + ",stepz", "a,i,m,p,4"], [":1: stepz:", "`steps`"]),
     "column twice": ("csv", [HEAD + ",id", "a,i,m,p,b"], [":1: id: is given twice"]),
-    "column without a name": ("csv", [HEAD + ",,seed", "a,i,m,p,,1"], [":1:", "without a name"]),
+    "column without a name": ("csv", [HEAD + ",,seed", "a,i,m,p,2,1"], [":2:", "without a name"]),
     "cells of no column": ("csv", [HEAD, "a,i,m,p,4"], [":2:", "5 cells", "4"]),
-    "semicolons": ("csv", ["id;image;mask;prompt", "a;i;m;p"], [":1:", "commas"]),
+    "an unknown separator": ("csv", ["id|image|mask|prompt", "a|i|m|p"], [":1:", "known key"]),
     "an open quote": ("csv", [HEAD, 'a,i,m,"p'], [":2:", "not valid CSV"]),
     "a cell of the wrong type": (
         "csv",
