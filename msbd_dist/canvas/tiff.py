@@ -32,7 +32,15 @@ from msbd_dist.canvas.previews import without_previews
 from msbd_dist.canvas.reader import Loss, Metadata, Samples
 from msbd_dist.canvas.tiff_add import Grafted, can_graft
 from msbd_dist.canvas.tiff_own import EXTRA_CHANNEL, own_tags, unknown, without_values
-from msbd_dist.canvas.tiff_pages import flags_of, is_aperio, is_thumbnail, name_of, role, slices
+from msbd_dist.canvas.tiff_pages import (
+    area_of,
+    flags_of,
+    is_aperio,
+    is_thumbnail,
+    name_of,
+    role,
+    slices,
+)
 from msbd_dist.canvas.tiff_tags import (
     Bytes,
     Damaged,
@@ -698,7 +706,7 @@ def _with_page(contents: Contents, directory: Directory, *, below: bool) -> Cont
     told = (below or slide or says == "smaller") and not is_thumbnail(directory)
     if told and (level := _level(contents.page, directory)):
         return replace(contents, levels=(*contents.levels, level))
-    if says == "smaller":
+    if says == "smaller" and area_of(tags, directory) < contents.page.size.area:
         return replace(contents, previews=(*contents.previews, directory))
     name = "picture" if slide or below else "page"
     return replace(contents, beside=(*contents.beside, (name, directory)))

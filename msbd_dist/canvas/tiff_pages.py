@@ -39,6 +39,11 @@ def flags_of(tags: Tags, page: Directory) -> int:
     return _number(tags, page, 254)
 
 
+def area_of(tags: Tags, page: Directory) -> int:
+    """In pixels; 0 where a page doesn't say how large it is."""
+    return _number(tags, page, 256) * _number(tags, page, 257)
+
+
 def is_thumbnail(page: Directory) -> bool:
     """Whether it is one as cameras add them: a JPEG that is named by two tags of its own."""
     return 513 in page.entries and not page.entries.keys() & {273, 324}

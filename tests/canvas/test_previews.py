@@ -235,13 +235,15 @@ def test_an_extension_is_joined_and_parted() -> None:
 
 def test_what_was_taken_is_said(tmp_path: Path) -> None:
     held = Metadata(
-        exif=exif_with_thumbnail("<"), xmp=packet(gallery()), photoshop=made(0x040C, b"x"), icc=b"i"
-    )
+        exif=exif_with_thumbnail("<"), xmp=packet(gallery()), photoshop=made(0x040C, b"x"),
+        iptc=b"\x1c\x08\xca" + thumbnail(), icc=b"i",
+    )  # fmt: skip
     clean, taken = without_previews(held)
     assert clean.photoshop is None
     assert clean.icc == b"i"
     assert [str(loss) for loss in taken] == [
-        "the preview in EXIF", "the preview in Photoshop resources", "the preview in XMP",
+        "the preview in EXIF", "the preview in IPTC", "the preview in Photoshop resources",
+        "the preview in XMP",
     ]  # fmt: skip
     assert not any(loss.matters for loss in taken)
     assert without_previews(clean) == (clean, ())

@@ -194,6 +194,14 @@ def test_a_smaller_version_stays_where_a_preview_beside_it_goes(
     assert not reader.contents.previews
 
 
+def test_what_only_says_that_it_is_smaller_is_a_page(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(picture(64, 80), photometric="rgb", metadata=None)
+        file.write(picture(64, 80), photometric="rgb", metadata=None, subfiletype=1)
+    with pytest.raises(Several, match="holds 2 pages"):
+        Picture.open(tmp_path / "a.tif")
+
+
 def test_a_slide_s_label_stays_in_a_copy(tmp_path: Path) -> None:
     source, target, label = tmp_path / "a.svs", tmp_path / "b.tif", picture(31, 57)
     with tifffile.TiffWriter(source) as file:
