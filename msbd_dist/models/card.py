@@ -25,6 +25,7 @@ from msbd_dist.errors import ModelError
 from msbd_dist.models import single_file
 from msbd_dist.models.activation import unknown_activation
 from msbd_dist.models.objective import Objective, named_v, objective_of
+from msbd_dist.models.schedulers import SCHEDULER, check_scheduler
 from msbd_dist.models.sources import Folder, Hub, Source, locate, nearest, source
 
 BUNDLED = "tiny"  # the name of the family that comes with the package
@@ -48,8 +49,6 @@ _EXTRA_INPUTS = (
     "num_class_embeds",
     "time_cond_proj_dim",
 )
-_PREDICTIONS = ("epsilon", "v_prediction", "sample")
-_SPACINGS = ("leading", "linspace", "trailing")
 _OWN_KEYS: dict[str, tuple[type, ...]] = {
     "native": (int,),
     "segment": (int,),
@@ -157,6 +156,7 @@ def _file_card(spec: ModelSpec, file: Path) -> Card:
     family = _family(found, own)
     _check_fits(file, shape, found)
     settings, more = _agreed(file, said, found)
+    check_scheduler(str(file), found.read(SCHEDULER) | dict(settings))
     card = _card(spec, found, family, own=own, file=str(file))
     return replace(card, scheduler=settings, notes=(*card.notes, *notes, *more))
 
@@ -194,7 +194,7 @@ def _family(source: Source, own: dict[str, Any]) -> Family:
     latent = int(vae.get("latent_channels", 4))
     _check_channels(str(source), int(unet.get("in_channels", 4)), latent)
     _check_unet(source, unet, text)
-    _check_scheduler(source)
+    check_scheduler(str(source), source.read(SCHEDULER))
     vae_factor = 2 ** (len(_blocks(source, "vae", vae)) - 1)
     multiple = vae_factor * 2 ** (len(_blocks(source, "unet", unet)) - 1)
     native = own["native"] if "native" in own else _sample_size(source, unet) * vae_factor
@@ -245,7 +245,7 @@ def _agreed(
     A file that says what it predicts is believed, because configurations are often of the
     family's first model; one that contradicts itself is not.
     """
-    config = source.read("scheduler/scheduler_config.json").get("prediction_type", "epsilon")
+    config = source.read(SCHEDULER).get("prediction_type", "epsilon")
     said = replace(said, betas=())  # they are the configuration's to say
     if said.disagrees:
         return (), [f"{file}: {said}: {config} of {source} is used"]
@@ -309,31 +309,6 @@ def _check_unet(source: Source, unet: dict[str, Any], text: dict[str, Any]) -> N
         raise ModelError(
             f"{source}: its text encoder is {width} wide and its UNet takes {wanted}: "
             f"these parts are of different models, restore the folder"
-        )
-
-
-def _check_scheduler(source: Source) -> None:
-    scheduler = source.read("scheduler/scheduler_config.json")
-    _check_spacing(source, scheduler)
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in _PREDICTIONS or "FlowMatch" in scheduler.get("_class_name", ""):
-        raise ModelError(
-            f"{source}: its scheduler is {scheduler.get('_class_name')} with {prediction}, wanted "
-            f"prediction_type {', '.join(_PREDICTIONS)}: give a diffusion model, not a flow model"
-        )
-    if prediction == "epsilon" and scheduler.get("rescale_betas_zero_snr"):
-        raise ModelError(
-            f"{source}: epsilon prediction says nothing at zero signal: set rescale_betas_zero_snr "
-            f"to false in scheduler_config.json, or prediction_type to what the model learned"
-        )
-
-
-def _check_spacing(source: Source, scheduler: dict[str, Any]) -> None:
-    spacing, offset = scheduler.get("timestep_spacing", "leading"), scheduler.get("steps_offset", 0)
-    if spacing not in _SPACINGS or type(offset) is not int or offset < 0:
-        raise ModelError(
-            f"{source}: scheduler/scheduler_config.json has timestep_spacing {spacing!r} and "
-            f"steps_offset {offset!r}, wanted {', '.join(_SPACINGS)} and a whole number: restore it"
         )
 
 

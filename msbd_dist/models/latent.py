@@ -17,16 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from msbd_dist.core.sampling import Spacing, Step, schedule
+from msbd_dist.core.sampling import Step, schedule
+from msbd_dist.core.timesteps import Spacing
 from msbd_dist.errors import PromptError
 from msbd_dist.models.learned import in_full
 from msbd_dist.models.parts import Parts
+from msbd_dist.models.schedulers import spacing_of
 
 Denoiser = Callable[[Tensor, int], Tensor]
 """``(z, t) -> x0``: noisy latents ``(B, C, h, w)`` float32 at training step ``t`` -> clean ones."""
 
 _CACHED_PROMPTS = 64
-_DISTILLED = ("LCMScheduler", "TCDScheduler")
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,8 @@ class LatentModel:
 
     @cached_property
     def spacing(self) -> Spacing:
-        """Where the model's scheduler configuration puts the steps of a schedule.
-
-        LCM's and TCD's count among the steps that such models were distilled on.
-        """
-        config = self.parts.scheduler.config
-        distilled = self.parts.settings.get("_class_name") in _DISTILLED
-        return Spacing(
-            "distilled" if distilled else config.timestep_spacing,
-            int(config.steps_offset),
-            bool(config.set_alpha_to_one),
-            int(config.get("original_inference_steps") or Spacing.original),
-        )
+        """Where the model's scheduler configuration puts the steps of a schedule."""
+        return spacing_of(self.parts.settings)
 
     def schedule(self, steps: int, *, num_calls: int | None = None) -> tuple[Step, ...]:
         """The last ``num_calls`` of ``steps`` steps, as the model's configuration spaces them."""

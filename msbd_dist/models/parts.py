@@ -18,6 +18,7 @@ from msbd_dist.errors import ModelError
 from msbd_dist.models.card import Card
 from msbd_dist.models.loading import frozen, hermetic
 from msbd_dist.models.original import load_part, require_all_used
+from msbd_dist.models.schedulers import SCHEDULER
 from msbd_dist.models.sources import reason, source, weights_variant
 
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)  # of other libraries
@@ -63,7 +64,7 @@ class Parts:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The model's scheduler configuration, and what a single file says otherwise."""
-        own = source(self.card.location).read("scheduler/scheduler_config.json")
+        own = source(self.card.location).read(SCHEDULER)
         return own | dict(self.card.scheduler)
 
     @cached_property

@@ -171,6 +171,22 @@ FOLDERS = {
         _edit("scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
         ["rescale_betas_zero_snr", "false"],
     ),
+    "noise levels without betas": (
+        _edit("scheduler/scheduler_config.json", _class_name="EDMEulerScheduler"),
+        ["EDMEulerScheduler", "discrete steps"],
+    ),
+    "continuous steps": (
+        _edit("scheduler/scheduler_config.json", timestep_type="continuous"),
+        ["discrete steps"],
+    ),
+    "unknown betas": (
+        _edit("scheduler/scheduler_config.json", beta_schedule="sigmoid"),
+        ["beta_schedule 'sigmoid'", "trained_betas"],
+    ),
+    "IP adapter": (
+        _edit("unet/config.json", encoder_hid_dim_type="ip_image_proj"),
+        ["encoder_hid_dim_type", "text-to-image"],
+    ),
     "unknown spacing": (
         _edit("scheduler/scheduler_config.json", timestep_spacing="karras"),
         ["timestep_spacing 'karras'", "leading, linspace, trailing"],

@@ -179,3 +179,10 @@ def test_zero_signal_and_epsilon_exclude_one_another(tmp_path: Path) -> None:
     edit_json(config / "scheduler/scheduler_config.json", prediction_type="v_prediction")
     card = resolve(ModelSpec(family=str(file), config=str(config)))
     assert dict(card.scheduler) == ZERO
+    edit_json(config / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True)
+    weights = {k: v for k, v in load_file(file).items() if k != "ztsnr"}
+    save_file(weights, file, metadata={"modelspec.prediction_type": "epsilon"})
+    with pytest.raises(
+        ModelError, match=r"m\.safetensors: epsilon prediction says nothing at zero"
+    ):
+        resolve(ModelSpec(family=str(file), config=str(config)))
