@@ -43,6 +43,7 @@ def describe(out: Files, edit: str) -> dict[str, Any]:
         "scores": base.get("scores"),
         "chosen": base.get("chosen"),
         "stages": [_stage(record, stage, ledger) for stage in record.plan.stages],
+        "lost": exported.get("lost", []),
         "changed_samples": exported.get("changed_samples"),
         "compared": exported.get("compared"),
         "pixels": exported.get("pixels"),

@@ -21,11 +21,12 @@ from msbd_dist.batch.edits import Listed, Located
 from msbd_dist.batch.look import Look, Room, require_run_directory
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.canvas.combined import Looked, look_at_mask
-from msbd_dist.canvas.export import How, kind_of, losses, why_no_copy
+from msbd_dist.canvas.export import kind_of, why_no_copy
 from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.outlines import is_outlines
 from msbd_dist.canvas.reader import Loss, Metadata, Samples
+from msbd_dist.canvas.save import to_be_written
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.spec import EditSpec, MaskSpec, Result, mask_files
 from msbd_dist.errors import ImageError, InputError, MsbdError
@@ -237,11 +238,9 @@ def _result(look: Look) -> Picture:
     picture, how = look.picture, look.how
     if why_no_copy(picture, look.target, how) is None:
         return picture
-    kind, lost = kind_of(look.target), losses(picture, look.target, how)
+    kind = kind_of(look.target)
     eight, reader = kind in ("WebP", "JPEG"), picture.reader
-    metadata = _kept(picture.metadata, lost, how)
-    if kind != "PNG":
-        metadata = replace(metadata, chunks={})
+    metadata, _ = to_be_written(picture, kind)
     to_be = _ToBe(
         kind=f"OME-Zarr {how.ome_zarr or '0.5'}" if kind == "OME-Zarr" else kind,
         size=reader.size,
@@ -251,21 +250,6 @@ def _result(look: Look) -> Picture:
         orientation=reader.orientation,
         random=kind in ("TIFF", "OME-Zarr"),
         held_bytes=4 * reader.size.area if kind == "WebP" else 0,
-        metadata=metadata,
+        metadata=replace(metadata, pages=(), others=()),
     )
     return replace(picture, reader=to_be)
-
-
-_FIELDS = {
-    "icc": "icc", "exif": "exif", "xmp": "xmp", "iptc": "iptc", "photoshop": "photoshop",
-    "description": "description", "comment": "comments", "text": "texts",
-}  # fmt: skip
-"""The names of losses -> the fields of `Metadata`."""
-
-
-def _kept(metadata: Metadata, lost: list[Loss], how: How) -> Metadata:
-    """What a new file has of a picture's metadata."""
-    nothing = Metadata()
-    gone = {_FIELDS[loss.name] for loss in lost if loss.name in _FIELDS}
-    bare: dict[str, Any] = {name: getattr(nothing, name) for name in gone}
-    return replace(metadata, pages=(), others=(), **bare)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections import defaultdict
@@ -43,8 +42,6 @@ from msbd_dist.core.spec import EditSpec, MaskSpec, ModelSpec
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import Card
 
-log = logging.getLogger(__name__)
-
 
 @dataclass
 class Look:
@@ -62,6 +59,7 @@ class Look:
     mask: Looked = field(init=False)
     plan: Plan | None = field(init=False, default=None)
     target: str = field(init=False)
+    lost: list[str] = field(init=False, default_factory=list)  # what the output lacks, in words
 
     def through(self, picture: Picture | None = None) -> None:
         """Read the picture's header and the mask, plan the edit, and check everything that can be
@@ -78,6 +76,7 @@ class Look:
         self.key = "in_place" if self.spec.in_place else "output"
         self.target = target_of(self.spec, self.files, self.picture)
         check_edit(self.spec, self.target, self.picture)
+        self.lost = gone_without(self.spec, self.target, self.picture)
 
     def _plan(self, card: Card) -> None:
         mask, method, size = self.mask.mask, self.spec.method, self.picture.size
@@ -89,12 +88,13 @@ class Look:
     @property
     def notes(self) -> tuple[Note, ...]:
         """What may be meant otherwise, by the key that it is about."""
-        return (*(Note("mask", text) for text in self.mask.notes), *self._of_words)
+        lost = (Note("output", text) for text in self.lost)
+        return (*(Note("mask", text) for text in self.mask.notes), *self._of_words, *lost)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """The same as lines that need no key."""
-        return (*self.mask.notes, *map(str, self._of_words))
+        return (*self.mask.notes, *map(str, self._of_words), *self.lost)
 
     @property
     def _of_words(self) -> tuple[Note, ...]:
@@ -141,7 +141,7 @@ def how_of(spec: EditSpec) -> How:
 def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
     """Whether the edited picture can be written where it is to be, and fits in memory on the way.
 
-    ImageError or RunError in one line; what is lost and may be is logged.
+    ImageError or RunError in one line; what is lost and may be is told by `gone_without`.
     """
     how = how_of(spec)
     if spec.in_place:
@@ -158,17 +158,15 @@ def check_edit(spec: EditSpec, target: str, picture: Picture) -> None:
             f"{spec.source}: takes {need / 1e9:.1f} GB of memory from {picture.kind} to {target}, "
             f"{free / 1e9:.1f} GB are free; save it as a tiled TIFF or an OME-Zarr, and write one"
         )
-    if lost := losses(picture, target, how):
-        words = ", ".join(map(str, lost))
-        log.warning("edit %s: not kept in %s: %s", spec.id, target, words)
-    if gone := left_out(picture, target, how):
-        words = ", ".join(gone)
-        log.warning(
-            "edit %s: left out of %s, because the old picture shows in it: %s",
-            spec.id,
-            target,
-            words,
-        )
+
+
+def gone_without(spec: EditSpec, target: str, picture: Picture) -> list[str]:
+    """What the written file lacks of a picture's, in words."""
+    how = how_of(spec)
+    lost = ", ".join(map(str, losses(picture, target, how)))
+    left = ", ".join(left_out(picture, target, how))
+    said = [f"not kept: {lost}"] if lost else []
+    return said + [f"left out, because the old picture shows in it: {left}"] * bool(left)
 
 
 # ---------------------------------------------------------------- where things are put

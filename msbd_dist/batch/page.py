@@ -190,6 +190,8 @@ def _record(edit: Edit, run: RunRecord | None, found: dict[str, Any]) -> Iterabl
     yield "output", edit.target
     yield "output's SHA-256", found["sha256"]
     yield "compared", f"{found['compared']:,} of {found['pixels']:,} pixels with the image"
+    if found["lost"]:
+        yield "the output", "; ".join(found["lost"])
     yield "seed", str(record.seed)
     yield "plan", record.plan.digest
     yield "models", found["models"]

@@ -45,8 +45,8 @@ def finished(record: EditRecord, ledger: Ledger) -> dict[str, Any]:
     """What is said of a finished edit.
 
     "scores" and "chosen" of the candidates, None without; "seconds" (`seconds_of`); "measures";
-    "changed_samples"; "compared" and "pixels" of the output; "sha256" of its content; "models" that
-    made it.
+    "lost", what the output lacks of the image's; "changed_samples"; "compared" and "pixels" of the
+    output; "sha256" of its content; "models" that made it.
     """
     base, export = ledger["0-denoise-0"], ledger["export"]
     return {
@@ -56,6 +56,7 @@ def finished(record: EditRecord, ledger: Ledger) -> dict[str, Any]:
         "scores": base.get("scores"),
         "chosen": base.get("chosen"),
         "measures": measures_of(record, ledger),
+        "lost": export.get("lost", []),
         "changed_samples": export["changed_samples"],
         "compared": export["compared"],
         "pixels": export["pixels"],

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from msbd_dist.batch.look import Look, how_of, target_of
+from msbd_dist.batch.look import Look, gone_without, how_of, target_of
 from msbd_dist.batch.patch import Patch
 from msbd_dist.batch.record import (
     SCHEMA,
@@ -297,7 +297,8 @@ def export(
         still_ours()
         edit.ledger.forget("export")
     edited, patch = edited_of(edit, partial(tell, edit.id, "writing"))
-    facts: Facts = {"output": edit.target, "how": repr(edit.how)}
+    lost = gone_without(edit.record.spec, edit.target, edit.picture)
+    facts: Facts = {"output": edit.target, "how": repr(edit.how), "lost": lost}
 
     if edit.record.spec.in_place:
         return facts | edit_in_place(edit, edited, still_ours, show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from msbd_dist.batch.describe import record_of
-from msbd_dist.batch.look import check_edit, how_of
+from msbd_dist.batch.look import check_edit, gone_without, how_of
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.record import (
     EditRecord,
@@ -33,6 +34,8 @@ from msbd_dist.core.spec import Verify, mask_files
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import resolve
 from msbd_dist.models.fingerprint import digests, fingerprint
+
+log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"[0-9a-f]{16}")
 
@@ -60,6 +63,8 @@ def export_edit(
     picture = Picture.open(spec.source)
     edit = Edit(replace(record, spec=spec), out / name, picture, ledger_of(out / name, record))
     check_edit(spec, edit.target, picture)
+    for note in gone_without(spec, edit.target, picture):
+        log.warning("%s: %s", target, note)
     if "canvas.zarr" not in edit.work.folders():
         raise RunError(f"{name}: its canvas has been removed; run it in another --out")
     edited, _ = edited_of(edit)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from msbd_dist import cli
 from msbd_dist.batch.manifest import read_manifest
@@ -71,6 +71,28 @@ def test_a_right_manifest_is_right(tmp_path: Path, msbd: Msbd) -> None:
     found = json.loads(out)
     assert (found["version"], found["kind"], found["edits"]) == (1, "validate", 1)
     assert found["problems"] == []
+
+
+def test_what_is_not_kept_is_told_once_with_its_line(tmp_path: Path, msbd: Msbd) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", "steps: 20")
+    info.add(b"sRGB", b"\0")
+    Image.new("RGB", (80, 60)).save(tmp_path / "i.png", pnginfo=info)
+    edit = {"image": "i.png", "mask": [8, 8, 40, 30]}
+    rows = [{**edit, "output": f"{name}.webp", "allow_loss": ["text"]} for name in "abc"]
+    path = manifest(tmp_path, *rows, {**edit, "output": "d.png"}, {**edit, "output": "e.webp"})
+    code, out, err = msbd("validate", path)
+    assert code == 2
+    words = "not kept: text (parameters), the PNG's sRGB chunk (and so of 2 more edits)"
+    assert err.count("not kept: ") == 1
+    assert words in err
+    assert "WebP can't keep text (parameters) of" in out
+    assert "--allow-loss text (in a manifest: allow_loss: [text])" in out
+    found = json.loads(msbd("validate", path, "-o", "json")[1])
+    assert [(one["edit"], one["key"]) for one in found["warnings"]] == [("e0", "edits[0].output")]
+    plan = json.loads(msbd("plan", path, "-o", "json")[1])
+    assert "not kept: text (parameters), the PNG's sRGB chunk" in plan["edits"][0]["warnings"]
+    assert not any("not kept" in one for one in plan["edits"][3]["warnings"])
 
 
 def test_every_problem_has_a_line(tmp_path: Path, msbd: Msbd) -> None:
