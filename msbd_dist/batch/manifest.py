@@ -10,8 +10,8 @@ A manifest is YAML:
         mask: meadow_mask.png
         prompt: a red star on grass
 
-or, for generated lists, JSONL, CSV or TSV with an edit on each line, which is read anew each time the
-edits are gone through and never held. Keys are fields of `EditSpec` and of `Method`.
+or, for generated lists, JSONL, CSV or TSV with an edit on each line, which is read anew each time
+the edits are gone through and never held. Keys are fields of `EditSpec` and of `Method`.
 """
 
 from __future__ import annotations

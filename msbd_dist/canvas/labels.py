@@ -2,6 +2,7 @@
 
     by_values(source, values)     a `Bitmap` of the pixels that have one of these, of a picture file
     ome_labels(place, values)     the same of the labels of an OME-Zarr
+    wide_labels(place)            strips of a TIFF of 32 bits, or with a sign
     has_palette(source)           whether colours stand for numbers
 
 Values are those that are stored: a palette's numbers, ones and zeros of a file of one bit, and zero
@@ -13,21 +14,26 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyvips
 from numpy.typing import NDArray
 
 from msbd_dist.canvas.bitmap import Bitmap
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.levels import Bools, is_grey
 from msbd_dist.canvas.ome import open_labels
-from msbd_dist.canvas.places import local_copy
+from msbd_dist.canvas.places import first_bytes, local_copy
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.tiff_tags import Tags, open_bytes
+from msbd_dist.canvas.vips import VIPS_CODECS, damage, tiff_tags
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import MaskError
 
 Numbers = NDArray[np.integer]
+_WIDE = {"char": "i1", "short": "i2", "uint": "u4", "int": "i4"}  # libvips' words, numpy's
 _NAMED = 16  # values that are listed
 _KNOWN = 1000  # and that are remembered
 _ROWS = 1 << 22  # pixels that are looked at together
@@ -36,7 +42,7 @@ _ROWS = 1 << 22  # pixels that are looked at together
 def by_values(
     source: Picture, strips: Iterable[tuple[int, Samples]], values: tuple[int, ...]
 ) -> tuple[Bitmap, tuple[str, ...]]:
-    """Pixels of a file whose stored value is one of these, or is not 0 where there are none.
+    """Pixels of a file whose stored value is one of these, or above 0 where there are none.
 
     Transparent ones are left out. Also what may be wrong with it. MaskError for a file of colours
     and one in which there is no such pixel.
@@ -71,6 +77,47 @@ def ome_labels(
     return _chosen(place, size, stored(), values)
 
 
+def wide_labels(place: str) -> Wide | None:
+    """A TIFF of one channel of whole numbers that no picture has; None for any other file."""
+    try:
+        start = first_bytes(place, 4)
+    except OSError:
+        return None
+    if start not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return None
+    path = local_copy(place)
+    if tiff_tags(path).get(259, 1) not in VIPS_CODECS:
+        return None
+    with damage(path):
+        image = pyvips.Image.tiffload(str(path), access="sequential", fail_on="warning")
+    many = image.get_typeof("n-pages") and image.get("n-pages") > 1
+    usable = image.format in _WIDE and image.bands == 1 and not many
+    return Wide(place, path, image) if usable else None
+
+
+@dataclass(frozen=True)
+class Wide:
+    """A TIFF that libvips has opened."""
+
+    place: str
+    path: Path
+    image: Any
+
+    def chosen(self, values: tuple[int, ...]) -> tuple[Bitmap, tuple[str, ...]]:
+        """As `by_values`."""
+        return _chosen(self.place, Size(self.image.height, self.image.width), self._rows(), values)
+
+    def _rows(self) -> Iterator[tuple[int, Numbers, None]]:
+        width, height, kind = self.image.width, self.image.height, _WIDE[self.image.format]
+        region = pyvips.Region.new(self.image)
+        step = max(1, _ROWS // width)
+        for y in range(0, height, step):
+            rows = min(step, height - y)
+            with damage(self.path):
+                data = region.fetch(0, y, width, rows)
+            yield y, np.frombuffer(data, kind).reshape(rows, width), None
+
+
 def _chosen(
     place: str,
     size: Size,
@@ -83,7 +130,7 @@ def _chosen(
         for y, numbers, solid in stored:
             if len(known) < _KNOWN:
                 known.update(map(int, np.unique(numbers)))
-            chosen = np.isin(numbers, _fitting(values, numbers)) if values else numbers != 0
+            chosen = np.isin(numbers, _fitting(values, numbers)) if values else numbers > 0
             yield y, chosen if solid is None else chosen & solid
 
     bitmap = Bitmap(size, strips())

@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 from msbd_dist.canvas.bitmap import Bitmap
 from msbd_dist.canvas.images import Picture, turn_stored, turn_upright, width_x_height
-from msbd_dist.canvas.labels import by_values, has_palette, is_inverted, ome_labels
+from msbd_dist.canvas.labels import by_values, has_palette, is_inverted, ome_labels, wide_labels
 from msbd_dist.canvas.levels import Bools, Tally
 from msbd_dist.canvas.ome import is_zarr
 from msbd_dist.canvas.places import content_digest
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.spec import MaskFile
-from msbd_dist.errors import MaskError
+from msbd_dist.errors import ImageError, MaskError
 
 Read = Callable[[Box], Bools]
 """The mask in a box: (h, w)."""
@@ -153,8 +153,8 @@ class _Drawing:
     """A mask file as it was read: its stored pixels, how they are turned, what to say of it."""
 
     bitmap: Bitmap
-    orientation: int
     notes: tuple[str, ...]
+    orientation: int = 1
 
 
 class _Kept:
@@ -195,15 +195,23 @@ def _drawn(spec: MaskFile) -> _Drawing:
     if spec.from_ == "pixels":
         raise MaskError(f"{spec.file}: is no file of outlines; leave `from: pixels` out")
     if is_zarr(spec.file) and (found := ome_labels(spec.file, spec.values, asked=asked)):
-        return _Drawing(found[0], 1, found[1])
-    source = Picture.open(spec.file)
+        return _Drawing(*found)
+    try:
+        source = Picture.open(spec.file)
+    except ImageError as error:
+        if (wide := wide_labels(spec.file)) is None:
+            raise
+        if not asked:
+            named = f"{{file: {Path(spec.file).name}, from: values}}"
+            raise MaskError(f"{error}, or, if these are labels, write {named}") from None
+        return _Drawing(*wide.chosen(spec.values))
     if asked:
         bitmap, notes = by_values(source, _strips(source), spec.values)
     elif spec.from_ == "alpha":
         bitmap, notes = _by_alpha(source), ()
     else:
         bitmap, notes = _by_brightness(source, open_=spec.from_ is None)
-    return _Drawing(bitmap, source.orientation, notes)
+    return _Drawing(bitmap, notes, source.orientation)
 
 
 def _strips(source: Picture) -> Iterator[tuple[int, Samples]]:

@@ -191,6 +191,23 @@ def test_ones_of_a_file_of_bools(tmp_path: Path, picture: Picture) -> None:
     assert np.array_equal(whole(MaskFile(file=place, from_="values"), picture), PAINTED)
 
 
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "u4"])
+def test_labels_of_kinds_that_no_picture_has(
+    kind: str, compression: Any, tmp_path: Path, picture: Picture
+) -> None:
+    numbers = LABELS.astype(kind) * (100_000 if kind.endswith("4") else 40)
+    place = drawn(tmp_path / "m.tif", numbers, compression=compression)
+    with pytest.raises(MaskError, match=r"or, if these are labels, write {file: m.tif, from: val"):
+        make_mask(place, picture)
+    assert np.array_equal(whole(MaskFile(file=place, from_="values"), picture), PAINTED)
+    second = MaskFile(file=place, from_="values", values=(int(numbers.max()),))
+    assert np.array_equal(whole(second, picture), LABELS == 2)
+    drawn(tmp_path / "m.tif", np.stack([numbers] * 3), photometric="minisblack")
+    with pytest.raises(ImageError):
+        make_mask(second, picture)
+
+
 @pytest.mark.parametrize(
     ("from_", "samples", "words"),
     [
