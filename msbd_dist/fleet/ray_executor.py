@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import secrets
 import signal
 import socket
 import statistics
@@ -34,6 +35,7 @@ from typing import Any
 import ray
 from ray._private import state as ray_state
 from ray._private.authentication.authentication_token_setup import (
+    AuthenticationTokenLoader,
     maybe_enable_token_auth_if_token_available,
 )
 from ray.exceptions import (
@@ -746,7 +748,9 @@ def connect(address: str | None, *, num_cpus: int) -> bool:
         ) from error
     try:
         with _handlers_kept(), _quiet():
-            if address is not None:  # given HOST:PORT, Ray by itself sends no token
+            if address is None:
+                _bring_a_token()
+            else:  # given HOST:PORT, Ray by itself sends no token
                 maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
             ray.init(address=address or "local", **options)
     except Exception as error:
@@ -757,6 +761,16 @@ def connect(address: str | None, *, num_cpus: int) -> bool:
             "head, or RAY_AUTH_TOKEN)"
         ) from error
     return True
+
+
+def _bring_a_token() -> None:
+    """Give a Ray of this process's own a token of its own, where tokens are on and there is none:
+    Ray would write one into the home folder, which may not be there, or be many processes'."""
+    loader = AuthenticationTokenLoader.instance()
+    wanted = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    if wanted and not loader.has_token(ignore_auth_mode=True):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        loader.reset_cache()
 
 
 @contextmanager

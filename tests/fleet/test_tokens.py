@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ class Worker:
 
 cloudpickle.register_pickle_by_value(sys.modules["__main__"])
 try:
-    pool = RayExecutor(Worker, num_workers=1, use_gpus=False, address=sys.argv[1])
+    address = sys.argv[1] if len(sys.argv) > 1 else None
+    pool = RayExecutor(Worker, num_workers=1, use_gpus=False, address=address)
     pool.submit(3)
     print(pool.wait(60))
 except Exception as error:
@@ -63,3 +65,25 @@ def test_who_has_the_same_token_is_served_and_others_are_told_why(
         else:
             assert "ClusterError" in said
             assert "RAY_AUTH_MODE=disabled" in said
+
+
+@pytest.mark.long
+def test_a_ray_of_its_own_needs_no_token_of_the_user_and_no_home(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.write_text("not a folder")
+    environment.setenv("HOME", str(home))
+    environment.setenv("RAY_AUTH_MODE", "token")
+    used = subprocess.run([sys.executable, "-c", USES], text=True, capture_output=True, timeout=240)
+    assert "facts={'task': 3}" in used.stdout, used.stdout + used.stderr
+
+
+def test_under_uv_run_nothing_is_packed() -> None:
+    """Ray takes a parent `uv run` for the wish that workers build an environment anew."""
+    code = (
+        "import msbd_dist.fleet.ray_executor; from ray._private import ray_constants; "
+        "print(ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert done.stdout.strip() == "False"
