@@ -35,7 +35,7 @@ from typing import Any
 import ray
 from ray._private import state as ray_state
 from ray._private.authentication.authentication_token_setup import (
-    AuthenticationTokenLoader,
+    AuthenticationTokenLoader,  # type: ignore[attr-defined]
     maybe_enable_token_auth_if_token_available,
 )
 from ray.exceptions import (
