@@ -364,6 +364,9 @@ class Drive:
             if isinstance(found, EditResult):
                 yield found
                 continue
+            if lost_pixels(found):
+                found.work.remove("ledger")
+                self._journal.say(found.id, "is made anew: its stored pixels are gone")
             edit = again(found)
             story = life(edit, self._lease.check, self._verify, self._board.chore)
             running = self._active[edit.id] = Running(edit, story)
@@ -514,6 +517,12 @@ class Drive:
         if isinstance(error, WorkerError):
             return set_aside(edit, result)
         return result
+
+
+def lost_pixels(edit: steps.Edit) -> bool:
+    """Whether nothing is left of what was stored of an edit, by gc or otherwise, that is not
+    finished, or whose output is gone too."""
+    return bool(edit.ledger.facts()) and "canvas.zarr" not in edit.work.folders()
 
 
 def again(edit: steps.Edit) -> steps.Edit:

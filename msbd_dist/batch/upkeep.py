@@ -1,39 +1,29 @@
-"""What is done with a run afterwards: another file of an edit, a replay of it, and tidying up."""
+"""What is done with a run afterwards: another file of an edit, and tidying up."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from msbd_dist.batch.describe import record_of
 from msbd_dist.batch.look import check_edit, gone_without, how_of
-from msbd_dist.batch.manifest import Manifest
-from msbd_dist.batch.record import (
-    EditRecord,
-    ExecutorKind,
-    StoredEdits,
-    load_edit,
-    load_run,
-    package_versions,
-)
-from msbd_dist.batch.run import run_manifest
+from msbd_dist.batch.record import EditRecord, StoredEdits, load_edit
 from msbd_dist.batch.status import is_driven, load_status
 from msbd_dist.batch.steps import Edit, edited_of, ledger_of
+from msbd_dist.batch.verify import REMOVED, finished
 from msbd_dist.canvas.export import Verified, verify, write_edited
-from msbd_dist.canvas.files import Files, open_files
+from msbd_dist.canvas.files import Files
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ledger import Ledger
 from msbd_dist.canvas.places import content_digest
 from msbd_dist.core.plan import Stage
 from msbd_dist.core.spec import Verify, mask_files
 from msbd_dist.errors import ImageError, RunError
-from msbd_dist.models.card import resolve
-from msbd_dist.models.fingerprint import digests, fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +44,7 @@ def export_edit(
     What is there already is replaced only with ``force``, and never what edits of the run read.
     ``how`` are keys of an edit that say how it is written. RunError and ImageError in one line.
     """
-    record = _finished(out, name)
+    record = finished(out, name)
     if record.spec.in_place:
         raise RunError(f"{name}: was made in {record.spec.source} itself; copy that")
     _require_free(out, target.resolve(), force=force)
@@ -88,83 +78,6 @@ def _require_free(out: Files, target: Path, *, force: bool) -> None:
         raise RunError(f"{target}: is there already; give it another name, or say --force")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """A finished edit beside the same edit made again."""
-
-    edit: str
-    compared: int  # stored chunks, and the output
-    differing: tuple[str, ...]  # of them
-    changed: dict[str, tuple[str, str]]  # versions of packages, then and now
-
-    @property
-    def equal(self) -> bool:
-        return not self.differing
-
-
-def replay(
-    out: Files,
-    name: str,
-    *,
-    workers: int | None = None,
-    executor: ExecutorKind = "ray",
-    address: str | None = None,
-) -> Replay:
-    """Make a finished edit again from its record, elsewhere, and compare all that was stored.
-
-    RunError where that can't be done: its image or its models are not what they were.
-    """
-    record = _finished(out, name)
-    if record.spec.in_place:
-        raise RunError(f"{name}: was made in its image itself, which is not there any more")
-    _require_same_image(record)
-    if fingerprint(digests(resolve(record.models))) != record.weights:
-        raise RunError(f"{name}: {record.models.family} holds other weights than it was made with")
-    exported = ledger_of(out / name, record)["export"]
-    with tempfile.TemporaryDirectory(prefix="msbd-verify-") as folder:
-        again = Path(folder) / Path(exported["output"]).name
-        spec = replace(record.spec, seed=record.seed, output=str(again))
-        manifest = Manifest(path=Path(folder), models=record.models, edits=(spec,))
-        run = run_manifest(
-            manifest, Path(folder) / "run", workers=workers, executor=executor, address=address
-        )
-        (result,) = run.edits
-        if result.error is not None:
-            raise result.error
-        other = open_files(Path(folder) / "run")
-        made = _stored(other / name, load_edit(other / name))
-    was = _stored(out / name, record)
-    differing = [what for what in was if was[what] != made.get(what)]
-    then, now = _versions(out), package_versions()
-    changed = {k: (v, now.get(k, "none")) for k, v in then.items() if now.get(k) != v}
-    return Replay(edit=name, compared=len(was), differing=tuple(differing), changed=changed)
-
-
-def _versions(out: Files) -> dict[str, str]:
-    run = load_run(out)
-    return {} if run is None else run.versions
-
-
-def _stored(files: Files, record: EditRecord) -> dict[str, str]:
-    """Digests of an edit's stored chunks and of its output, by names without attempts."""
-    ledger = ledger_of(files, record)
-    found = {"output": ledger["export"]["sha256"]}
-    for task in record.plan.tasks(record.spec.id):
-        facts = ledger.get(task.name) or {}  # it may not have been measured
-        for chunk, digest in facts.get("stored", {}).items():
-            array, where = chunk.rsplit(" ", 1)
-            found[f"{array.rsplit('/', 1)[0]} {where}"] = digest
-    return found
-
-
-def _finished(out: Files, name: str) -> EditRecord:
-    record = record_of(out, name)
-    assert record is not None
-    if "export" not in ledger_of(out / name, record):
-        raise RunError(f"{name}: is not finished; `msbd resume {out.url}` goes on with it")
-    return record
-
-
 def _require_same_image(record: EditRecord) -> None:
     try:
         same = content_digest(record.spec.source) == record.inputs["image"]
@@ -181,6 +94,15 @@ class Waste:
     name: str
     what: str
     size: int  # bytes
+
+
+def clear(out: Files, one: Waste) -> None:
+    """Remove it; of an edit's work it is written down first, so that it is not missed."""
+    work, _, name = one.name.rpartition("/")
+    if name == "canvas.zarr":
+        when = {name: time.strftime("%Y-%m-%d %H:%M:%S")}
+        out.write(f"{work}/{REMOVED}", json.dumps(when).encode())
+    out.remove(one.name)
 
 
 def waste(out: Files, *, finished: bool = False) -> Iterator[Waste]:

@@ -49,6 +49,47 @@ def sweep(work: Files) -> None:
             left.unlink(missing_ok=True)
 
 
+class StoredChunks:
+    """What is stored of an edit, chunk by chunk, compared with digests of what was written."""
+
+    def __init__(self, work: Files) -> None:
+        self._files = work / "canvas.zarr"
+        self._group = zarr.open_group(work.zarr("canvas.zarr"), mode="r")
+
+    def wrong(self, name: str, digest: str) -> str | None:
+        """How a chunk, ``ARRAY I.J.K``, is not what was written; None where it is."""
+        path, _, where = name.rpartition(" ")
+        array, place = self._array(path), tuple(map(int, where.split(".")))
+        if array is None or not self._files.size(
+            f"{path}/{array.metadata.encode_chunk_key(place)}"
+        ):
+            return "is missing on the disk"
+        try:
+            data = np.asarray(array[_slices(array, place)])
+        except (OSError, RuntimeError, ValueError):
+            return "is damaged on the disk"
+        return None if _digest(data) == digest else "is not what was stored"
+
+    def lost(self, path: str) -> str | None:
+        """How an array that was written whole is so no more; None where it is."""
+        array = self._array(path)
+        if array is None:
+            return "is missing on the disk"
+        missing = array.nchunks - array.nchunks_initialized
+        return f"lacks {missing} of {array.nchunks} chunks" if missing else None
+
+    def _array(self, path: str) -> zarr.Array[Any] | None:
+        found = self._group.get(path)
+        return found if isinstance(found, zarr.Array) else None
+
+
+def _slices(array: zarr.Array[Any], chunk: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(
+        slice(i * size, min((i + 1) * size, limit))
+        for i, size, limit in zip(chunk, array.chunks, array.shape, strict=True)
+    )
+
+
 class Canvas:
     """An edit's pixels, as ``versions`` has them; what is written is ``attempt``'s."""
 
@@ -194,10 +235,7 @@ class Canvas:
         self, array: zarr.Array[Any], chunk: tuple[int, ...], data: npt.NDArray[Any]
     ) -> None:
         """Write a chunk, read it again, and note its digest."""
-        where = tuple(
-            slice(i * size, min((i + 1) * size, limit))
-            for i, size, limit in zip(chunk, array.chunks, array.shape, strict=True)
-        )
+        where = _slices(array, chunk)
         wanted = tuple(s.stop - s.start for s in where)
         if data.shape != wanted:
             raise ValueError(f"{array.path} chunk {chunk} is {wanted}, got {data.shape}")

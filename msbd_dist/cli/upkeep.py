@@ -28,6 +28,7 @@ from msbd_dist.errors import InputError
 
 if TYPE_CHECKING:
     from msbd_dist.batch.record import ExecutorKind
+    from msbd_dist.batch.verify import Verdict
     from msbd_dist.core.spec import Verify
 
 LONGER = 60.0  # seconds beyond the grace to wait for a run's end
@@ -104,40 +105,68 @@ def _one_of(option: str, value: str, words: tuple[str, ...]) -> None:
 
 def verify(
     out: Out,
-    edit: Annotated[str, typer.Argument(help="Id of a finished edit.")],
+    edits: Annotated[list[str] | None, typer.Argument(help="Ids of finished edits.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All finished edits of the run.")] = False,
+    stored: Annotated[
+        bool, typer.Option("--stored", help="Only look at what is there; make nothing again.")
+    ] = False,
     workers: Workers = None,
     executor: ExecutorName = "ray",
     address: Address = None,
     output: As = "text",
 ) -> None:
-    """Make a finished edit again from its record, and compare all that was stored, byte for byte.
+    """Hash what is there of finished edits, and make them again, to compare byte for byte.
 
-    Takes as long as the edit did. Exit code: 0 all equal, 1 something differs.
+    Takes as long as the edits did; with --stored as long as reading them. Says which input of an
+    edit has changed: then it can't be made again. Exit code: 0 all equal, 1 something differs, is
+    gone or damaged, or an input has changed, 2 no such edit, or not finished.
 
-    Example: msbd verify runs/demo star
+    Example: msbd verify runs/demo star ring
     """
-    from msbd_dist.batch.upkeep import replay
+    from msbd_dist.batch.verify import Launched, all_edits, verdicts
     from msbd_dist.canvas.files import open_files
 
-    as_json = wants_json(output)
-    found = replay(
-        open_files(out),
-        edit,
-        workers=workers,
-        executor=cast("ExecutorKind", executor),
-        address=address,
-    )
+    files, as_json = open_files(out), wants_json(output)
+    if bool(edits) == every:
+        raise InputError("say which: ids of finished edits, or --all")
+    if executor not in ("ray", "serial"):
+        raise InputError(f"--executor: got {executor!r}, wanted ray or serial")
+    names, left = all_edits(files) if every else (list(dict.fromkeys(edits or ())), [])
+    kind = cast("ExecutorKind", executor)
+    launched = None if stored else Launched(workers=workers, executor=kind, address=address)
+    found = []
+    for one in verdicts(files, names, launched):
+        found.append(one)
+        if not as_json:
+            out_console.print(_in_words(one), markup=False, highlight=False)
+    equal = all(one.equal for one in found)
     if as_json:
-        emit("verify", {**asdict(found), "equal": found.equal})
-    else:
-        text = f"{edit}: {found.compared} stored chunks and the output are equal"
-        if not found.equal:
-            some = ", ".join(found.differing[:5])
-            text = f"{edit}: {len(found.differing)} of {found.compared} differ: {some}"
-        for package, (then, now) in found.changed.items():
-            text += f"\n{package}: {then} then, {now} now"
-        out_console.print(text, markup=False, highlight=False)
-    raise typer.Exit(0 if found.equal else 1)
+        each = [{**asdict(one), "equal": one.equal} for one in found]
+        alone = each[0] if edits and len(each) == 1 else {}
+        emit("verify", {**alone, "equal": equal, "edits": each, "not_finished": left})
+    elif left:
+        text = f"not finished, and not compared: {', '.join(left)}"
+        console.print(text, style="yellow", markup=False, highlight=False)
+    raise typer.Exit(0 if equal else 1)
+
+
+def _in_words(one: Verdict) -> str:
+    """What was found of an edit: a line, and one for each version that has changed since."""
+    parts = [f"{what} {how}" for what, how in list(one.how.items())[:5]]
+    if len(one.how) > 5:
+        parts.append(f"{len(one.how) - 5} more of {one.compared} differ")
+    parts += one.inputs
+    if not parts:
+        chunks = one.compared - 1
+        parts = [f"the output and its {chunks} stored chunks are equal"]
+        if any("gc" in note for note in one.notes):
+            parts = ["the output is what was written"]
+        if one.again:
+            parts.append("made again, all come out equal")
+    elif one.inputs:
+        parts.append("it was not made again")
+    versions = (f"\n{name}: {then} then, {now} now" for name, (then, now) in one.changed.items())
+    return f"{one.edit}: {'; '.join([*parts, *one.notes])}{''.join(versions)}"
 
 
 def gc(
@@ -151,18 +180,18 @@ def gc(
 ) -> None:
     """Remove what a run needs no more. Outputs, records, logs and pages stay.
 
-    After --finished an edit can be neither exported again nor compared chunk by chunk.
+    After --finished an edit can't be exported again; `msbd verify` knows what was removed here.
 
     Example: msbd gc runs/demo --finished --dry-run
     """
-    from msbd_dist.batch.upkeep import waste
+    from msbd_dist.batch.upkeep import clear, waste
     from msbd_dist.canvas.files import open_files
 
     files, as_json = open_files(out), wants_json(output)
     found = list(waste(files, finished=finished))
     for one in found:
         if not dry_run:
-            files.remove(one.name)
+            clear(files, one)
         if not as_json:
             line = f"{one.size / 1e6:10,.1f} MB  {one.name}  ({one.what})"
             out_console.print(line, markup=False, highlight=False)

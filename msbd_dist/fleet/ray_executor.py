@@ -34,8 +34,8 @@ from typing import Any
 
 import ray
 from ray._private import state as ray_state
-from ray._private.authentication.authentication_token_setup import (
-    AuthenticationTokenLoader,  # type: ignore[attr-defined]
+from ray._private.authentication.authentication_token_setup import (  # type: ignore[attr-defined]
+    AuthenticationTokenLoader,
     maybe_enable_token_auth_if_token_available,
 )
 from ray.exceptions import (

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from quick import FAST, FASTEST, draw_inputs, manifest_of, pixels
 
 from msbd_dist import cli
@@ -205,15 +206,83 @@ def test_a_replay_equals_what_was_stored_unless_that_was_changed(msbd: Msbd, fol
     found = json.loads(out)
     assert code == 0, err
     assert found["equal"]
+    assert found["again"]
     assert found["compared"] > 10
     files = open_files(folder / "run/e0")
     marker = files / load_edit(files).key / "ledger"
-    kept = marker.read("export.json")
-    marker.write("export.json", kept.replace(b'"sha256": "', b'"sha256": "0'))
+    kept = marker.read("1-denoise-0.json")
+    facts = json.loads(kept)
+    (name, digest), *_ = facts["stored"].items()
+    facts["stored"][name] = digest[::-1]
+    marker.write("1-denoise-0.json", json.dumps(facts).encode())
     code, out, _ = msbd(*arguments)
-    marker.write("export.json", kept)
+    marker.write("1-denoise-0.json", kept)
     assert code == 1
-    assert json.loads(out)["differing"] == ["output"]
+    found = json.loads(out)
+    ((what, how),) = found["how"].items()
+    assert found["differing"] == [what]
+    assert what.split()[1] == name.split()[1]
+    assert how == "is not what was stored, and comes out otherwise when it is made again"
+
+
+def test_what_is_there_is_hashed(msbd: Msbd, folder: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    canvas, output = next(run.glob("e0/*/canvas.zarr")), run / "e0/output.png"
+
+    def verify(*edits: str) -> tuple[int, str]:
+        return msbd("verify", str(run), *edits, "--stored")[:2]
+
+    def put_back() -> None:
+        shutil.rmtree(run)
+        shutil.copytree(folder / "run", run)
+
+    code, out = verify("e0", "e1")
+    assert code == 0
+    assert out.count("the output and its") == 2
+    black = pixels(output).copy()
+    black[:50] = 0
+    Image.fromarray(black).save(output)
+    code, out = verify("e0", "e1")
+    assert code == 1
+    assert f"e0: output is not what was written ({output})" in out
+    assert "e1: the output and its" in out
+    output.unlink()
+    assert "e0: output is gone" in verify("--all")[1]
+    put_back()
+    chunk, other, *_ = sorted(canvas.glob("2/segments/*/c/*/0/0/0"))
+    chunk.unlink()
+    data = bytearray(other.read_bytes())
+    data[len(data) // 2] ^= 1
+    other.write_bytes(data)
+    next(canvas.glob("mask/*/c/0/0")).unlink()
+    code, out = verify("e0")
+    assert code == 1
+    assert "2/segments 0.0.0.0 is missing on the disk" in out
+    assert "2/segments 1.0.0.0 is damaged on the disk" in out
+    assert "mask lacks 1 of" in out
+    shutil.rmtree(canvas)
+    code, out = verify("e0")
+    assert code == 1
+    assert "canvas is gone, and gc has not removed it" in out
+    put_back()
+    assert msbd("gc", str(run), "--finished")[0] == 0
+    code, out = verify("--all")
+    assert code == 0
+    assert out.count("the output is what was written; its stored pixels were removed by gc (") == 2
+    output.unlink()
+    assert verify("e0")[0] == 1
+
+
+def test_verify_says_which_edits_it_is_of(msbd: Msbd) -> None:
+    assert "say which" in msbd("verify", "run")[2]
+    assert "say which" in msbd("verify", "run", "e0", "--all")[2]
+    code, _, err = msbd("verify", "run", "e0", "e2")
+    assert code == 2
+    assert "'e2'" in err
+    code, out, _ = msbd("verify", "run", "--all", "--stored", "-o", "json")
+    found = json.loads(out)
+    assert (code, found["equal"], found["not_finished"]) == (0, True, ["e2", "e3"])
+    assert [one["edit"] for one in found["edits"]] == ["e0", "e1"]
 
 
 def test_an_image_that_has_changed_is_not_replayed(msbd: Msbd, folder: Path) -> None:
@@ -221,10 +290,11 @@ def test_an_image_that_has_changed_is_not_replayed(msbd: Msbd, folder: Path) -> 
     kept = image.read_bytes()
     draw_inputs(folder)
     image.write_bytes(kept + b"0")
-    code, _, err = msbd("verify", "run", "e0")
+    code, out, _ = msbd("verify", "run", "e0")
     image.write_bytes(kept)
-    assert code == 2
-    assert "image.png: has changed since the edit was made" in err
+    assert code == 1
+    assert f"the image has changed since the edit was made ({image})" in out
+    assert "it was not made again" in out
 
 
 def test_the_report_is_written_anew(msbd: Msbd, folder: Path) -> None:
@@ -311,6 +381,9 @@ def test_gc_removes_what_does_not_count_and_says_so(msbd: Msbd, folder: Path) ->
     assert "its canvas has been removed" in msbd("export", "run", "e0", "again.png")[2]
     result = chained(folder)
     assert [one.state for one in result.edits[:2]] == ["kept", "kept"]
+    (run / "e1/output.png").unlink()  # nothing is left to write it from
+    assert [one.state for one in chained(folder).edits[:2]] == ["kept", "done"]
+    assert "its stored pixels are gone" in msbd("logs", "run", "e1")[1]
 
 
 def stored(run: Path) -> set[Path]:
