@@ -38,6 +38,7 @@ from msbd_dist.canvas.tiff_pages import (
     is_aperio,
     is_thumbnail,
     name_of,
+    require_whole,
     role,
     slices,
 )
@@ -698,6 +699,7 @@ def _room(page: Page) -> tuple[int, int | None]:
 
 def _with_page(contents: Contents, directory: Directory, *, below: bool) -> Contents:
     tags, slide = contents.page.tags, is_aperio(contents.page.tags, contents.page.directory)
+    require_whole(tags, directory)
     says, name = role(tags, directory), name_of(tags, directory) if slide else "page"
     if says == "mask":
         return replace(contents, masks=(*contents.masks, directory))

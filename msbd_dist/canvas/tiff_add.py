@@ -69,7 +69,7 @@ def add(
     ``exif``: a block (II*. or MM.*), whose EXIF and GPS take the place of the page's; its camera
     and author are added where the page has none, and its orientation is not. ``own``: small TIFFs
     whose tags are added, in place of the page's. ``without``: tags of the page that go. Raises
-    ImageError where a block is damaged or a classic TIFF would pass 4 GiB.
+    ImageError where a block or a page is damaged or a classic TIFF would pass 4 GiB.
     """
     try:
         file = LocalBytes(path, write=True)
@@ -82,8 +82,11 @@ def add(
     except Damaged as error:
         raise ImageError(f"{path}: the EXIF to be added is damaged ({error})") from None
     following = page.next
-    for grafted in reversed(list(pages)):
-        following = _graft(tags, file, grafted, following)
+    try:
+        for grafted in reversed(list(pages)):
+            following = _graft(tags, file, grafted, following)
+    except Damaged as error:
+        raise ImageError(f"{path}: a page to be added is damaged ({error})") from None
     kept = {code: entry for code, entry in page.entries.items() if code not in without}
     page = replace(page, entries=kept, next=following)
     blob, where = moved(tags, page, given, _end(file))

@@ -231,7 +231,10 @@ def copy_with_edits(
     for above, level in pairwise(copy.pages):
         boxes = _mapped(boxes, above.size, level.size)
         _rebuild(copy, above, level, boxes)
-    return copy.finish()
+    try:
+        return copy.finish()
+    except Damaged as error:
+        raise ImageError(f"{source.path}: changed while it was copied ({error})") from None
 
 
 class _Copy:

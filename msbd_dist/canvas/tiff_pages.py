@@ -44,6 +44,18 @@ def area_of(tags: Tags, page: Directory) -> int:
     return _number(tags, page, 256) * _number(tags, page, 257)
 
 
+def require_whole(tags: Tags, page: Directory) -> None:
+    """Damaged where tiles or strips of a page lie beyond the end of its file."""
+    for where, length in ((324, 325), (273, 279), (513, 514)):
+        if where in page.entries and length in page.entries:
+            starts, counts = (tags.integers(page.entries[code]) for code in (where, length))
+            if len(starts) != len(counts):
+                raise Damaged("the places or lengths of its tiles or strips are missing")
+            beyond = (starts < 0) | (counts < 0) | (starts > tags.file.size - counts)
+            if (beyond & (counts != 0)).any():
+                raise Damaged("tiles or strips lie beyond its end")
+
+
 def is_thumbnail(page: Directory) -> bool:
     """Whether it is one as cameras add them: a JPEG that is named by two tags of its own."""
     return 513 in page.entries and not page.entries.keys() & {273, 324}

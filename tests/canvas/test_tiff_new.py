@@ -112,6 +112,16 @@ def test_a_mask_goes_along(tmp_path: Path) -> None:
     )
 
 
+def test_a_mask_that_is_cut_off_is_damage(tmp_path: Path) -> None:
+    source = tmp_path / "a.tif"
+    with tifffile.TiffWriter(source) as file:
+        file.write(picture(64, 80), photometric="rgb", metadata=None, compression="jpeg")
+        file.write(picture(64, 80, 1)[..., 0] > 100, photometric=4, subfiletype=4, metadata=None)
+    source.write_bytes(source.read_bytes()[:-100])
+    with pytest.raises(ImageError, match="damaged or was cut off"):
+        Picture.open(source)
+
+
 def test_a_slide_s_label_and_macro_go_along(tmp_path: Path) -> None:
     source, target = tmp_path / "a.svs", tmp_path / "b.tif"
     label, macro = picture(31, 57), picture(20, 90)
