@@ -140,6 +140,11 @@ def harmless(name: str) -> bool:
     return _HARMLESS.search(name) is not None
 
 
+def changes_pictures(name: str) -> bool:
+    """Whether a weight is of something that is added to a model, such as a LoRA."""
+    return _ADDED.search(name) is not None and not harmless(name)
+
+
 def _names_of(part: str, names: list[str]) -> Iterator[tuple[str, str]]:
     prefix = _prefix(part, names)
     if prefix is None:
@@ -175,7 +180,7 @@ def _unused(
     file: Path, tensors: Mapping[str, list[int]], parts: Mapping[str, Mapping[str, str]]
 ) -> Iterator[str]:
     """Weights outside the three parts that are no known leftovers."""
-    added = [name for name in tensors if _ADDED.search(name) and not harmless(name)]
+    added = [name for name in tensors if changes_pictures(name)]
     if added:
         raise ModelError(
             f"{file}: holds {added[0]} and {len(added) - 1} more weights beside the model's "

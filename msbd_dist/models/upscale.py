@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from msbd_dist.core.spec import Upscaler as Kind
 from msbd_dist.errors import ModelError
 from msbd_dist.models.card import required_checkpoint
 from msbd_dist.models.loading import frozen, hermetic, normal, read_weights
+from msbd_dist.models.single_file import changes_pictures
 from msbd_dist.models.sources import reason
+
+log = logging.getLogger(__name__)
 
 Upscaler = Callable[[Tensor], Tensor]
 """``(B, 3, H, W)`` float32 in [0, 1] -> ``(B, 3, factor * H, factor * W)`` float32 in [0, 1]."""
@@ -77,16 +81,39 @@ def _identify(file: Path) -> Any:
     """spandrel's description of the model, its weights loaded."""
     from spandrel import ModelLoader, UnsupportedModelError, canonicalize_state_dict
 
-    weights = read_weights(file)
+    weights = canonicalize_state_dict(read_weights(file))
     try:
         with hermetic():
-            return ModelLoader().load_from_state_dict(canonicalize_state_dict(weights))
+            found = ModelLoader().load_from_state_dict(dict(weights))
     except UnsupportedModelError as error:
         raise _wrong(file, "a model that spandrel does not know") from error
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise ModelError(
             f"{file}: its weights don't fit together ({reason(error)}): download it again"
         ) from error
+    _look_for_unused(file, weights, found.model.state_dict())
+    return found
+
+
+def _look_for_unused(file: Path, weights: Mapping[str, Any], used: Mapping[str, Tensor]) -> None:
+    """`ModelError` for weights of a LoRA or the like, a warning for others that went nowhere.
+
+    spandrel renames weights, and leaves out what it has no name for: they are known by their sums.
+    """
+    sums = {_sum(weight) for weight in used.values()}
+    tensors = {name: weight for name, weight in weights.items() if isinstance(weight, Tensor)}
+    unused = [n for n, w in tensors.items() if w.is_floating_point() and _sum(w) not in sums]
+    if not unused:
+        return
+    text = f"{file}: weights that the upscaler does not use: {unused[0]}"
+    text += f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+    if any(map(changes_pictures, unused)):
+        raise ModelError(f"{text}: merge them into its own weights, or give a file without them")
+    log.warning("%s", text)
+
+
+def _sum(weight: Tensor) -> tuple[int, float]:
+    return weight.numel(), round(float(weight.float().double().sum()), 6)
 
 
 def _check_kind(file: Path, found: Any, factor: int) -> None:

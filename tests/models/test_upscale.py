@@ -153,3 +153,20 @@ def test_half_precision_of_a_picture_is_float16(made: Path, dtype: torch.dtype) 
     exact = load("realesrgan", made / "x4.pth")(x)
     assert up(x).dtype == torch.float32
     assert 0 < float((up(x) - exact).abs().max()) < 1 / 512
+
+
+def test_weights_that_an_upscaler_does_not_use_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights, file = rrdbnet_weights(), tmp_path / "up.safetensors"
+    save_file(weights | {"step": torch.tensor(3)}, file)
+    plain = load("realesrgan", file)(torch.full((1, 3, 8, 8), 0.5))
+    assert caplog.messages == []
+    save_file(weights | {"extra.weight": torch.ones(2), "other.weight": torch.ones(3)}, file)
+    assert torch.equal(load("realesrgan", file)(torch.full((1, 3, 8, 8), 0.5)), plain)
+    assert caplog.messages == [
+        f"{file}: weights that the upscaler does not use: extra.weight and 1 more"
+    ]
+    save_file(weights | {"conv_first.lora_A.weight": torch.ones(2)}, file)
+    with pytest.raises(ModelError, match=r"conv_first\.lora_A\.weight: merge them"):
+        load("realesrgan", file)
