@@ -16,10 +16,11 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-import yaml
 from campaign import broken_promises, digests
+from quick import FASTEST, draw_inputs, manifest_of
 
 from msbd_dist.batch.manifest import Manifest
+from msbd_dist.batch.run import run_manifest
 from msbd_dist.models.card import bundled_folder
 
 HERE = Path(__file__).parent
@@ -228,17 +229,17 @@ def family(tmp_path: Path) -> Path:
     return tmp_path / "family"
 
 
-def drive(hosts: Hosts, edits: Manifest, family: Path, out: Path, address: str) -> tuple[int, str]:
-    manifest = out.with_suffix(".yaml")
-    rows = yaml.safe_load(edits.path.read_text())
-    rows["defaults"] = {"image": str(edits.path.parent / "image.png")}
-    rows["defaults"]["mask"] = str(edits.path.parent / "mask.png")
-    rows["edits"] = [
-        {k: v for k, v in edit.items() if k not in rows["defaults"]} for edit in rows["edits"]
-    ]
-    manifest.write_text(yaml.safe_dump({"models": str(family), **rows}))
-    script = [sys.executable, str(HERE / "driver.py"), str(manifest), str(out), "2", address]
-    done = subprocess.run(hosts.command(0, *script), capture_output=True, text=True, timeout=400)
+@pytest.fixture
+def few(family: Path, tmp_path: Path) -> Manifest:
+    """Six quick edits with that family."""
+    draw_inputs(tmp_path)
+    return manifest_of(tmp_path, *(FASTEST for _ in range(6)), models=str(family))
+
+
+def drive(hosts: Hosts, few: Manifest, address: str) -> tuple[int, str]:
+    out = few.path.parent / "out"
+    script = [sys.executable, str(HERE / "driver.py"), str(few.path), str(out), "2", address]
+    done = subprocess.run(hosts.command(0, *script), capture_output=True, text=True, timeout=900)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -250,30 +251,24 @@ def drive(hosts: Hosts, edits: Manifest, family: Path, out: Path, address: str) 
     ],
 )
 def test_a_host_with_another_model_or_none_is_named_and_left_out(
-    edits: Manifest,
-    quiet: dict[str, str],
-    hosts: Hosts,
-    family: Path,
-    tmp_path: Path,
-    there: str,
-    words: str,
+    few: Manifest, hosts: Hosts, family: Path, tmp_path: Path, there: str, words: str
 ) -> None:
     hide = f"mount --bind {tmp_path / there} {family}"
-    code, said = drive(hosts, edits, family, tmp_path / "out", start_ray(hosts, second=hide))
+    code, said = drive(hosts, few, start_ray(hosts, second=hide))
     assert code == 0, said
     (told,) = (line for line in said.splitlines() if "gets no work" in line)
     assert f"({hosts.addresses[1]}) gets no work" in told
     assert words in told
-    assert digests(tmp_path / "out") == quiet
+    assert told.split(" ", 1)[1] in (tmp_path / "out/log.txt").read_text()
+    run_manifest(few, tmp_path / "quiet", executor="serial")
+    assert digests(tmp_path / "out") == digests(tmp_path / "quiet")
 
 
 def test_where_no_host_has_the_model_the_run_ends_and_names_both(
-    edits: Manifest, hosts: Hosts, family: Path, tmp_path: Path
+    few: Manifest, hosts: Hosts, family: Path, tmp_path: Path
 ) -> None:
     hide, other = (f"mount --bind {tmp_path / name} {family}" for name in ("empty", "other"))
-    code, said = drive(
-        hosts, edits, family, tmp_path / "out", start_ray(hosts, first=hide, second=other)
-    )
+    code, said = drive(hosts, few, start_ray(hosts, first=hide, second=other))
     assert code == 3, said
     told = said.splitlines()[-1]
     assert all(f"({address}): " in told for address in hosts.addresses)
