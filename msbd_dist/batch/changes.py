@@ -79,7 +79,7 @@ def since(record: EditRecord) -> Iterator[str]:
     }
     for name, (place, digest) in now.items():
         if digest != record.inputs[name]:
-            change = "is not there any more" if digest is None else "has changed"
+            change = "is gone" if digest is None else "has changed"
             yield f"the {name} {change} since the edit was made ({place})"
     try:
         files = digests(resolve(record.models))

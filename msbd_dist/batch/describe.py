@@ -36,6 +36,7 @@ def describe(out: Files, edit: str) -> dict[str, Any]:
         "seed": record.seed,
         "models": asdict(record.models),
         "weights": record.weights,
+        "files": record.files,
         "inputs": record.inputs,
         "key": record.key,
         "plan": record.plan.digest,

@@ -14,10 +14,11 @@ import pytest
 from quick import FASTEST
 
 from msbd_dist.batch import run as module
+from msbd_dist.batch.changes import since
 from msbd_dist.batch.identity import Identity, different_files
 from msbd_dist.batch.journal import read_log
 from msbd_dist.batch.manifest import Manifest
-from msbd_dist.batch.record import SCHEMA, WorkerSpec
+from msbd_dist.batch.record import SCHEMA, WorkerSpec, load_edit
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.canvas.files import open_files
 from msbd_dist.core.spec import ModelSpec
@@ -102,6 +103,19 @@ def test_a_model_of_which_a_byte_has_changed_is_another_one(
     data = bytearray(file.read_bytes())
     data[-3] ^= 1  # of a weight's last bits
     file.write_bytes(data)
+    record = load_edit(open_files(out) / "e0")
+    assert list(since(record)) == [
+        "the model's text_encoder/model.safetensors differs since the edit was made"
+    ]
+    mask = (tmp_path / "mask.png").read_bytes()
+    (tmp_path / "mask.png").write_bytes(mask + b"0")
+    (tmp_path / "image.png").rename(tmp_path / "elsewhere.png")
+    changed = list(since(replace(record, schema=SCHEMA - 1)))
+    assert changed[0] == (f"the image is gone since the edit was made ({tmp_path / 'image.png'})")
+    assert changed[1] == f"the mask has changed since the edit was made ({tmp_path / 'mask.png'})"
+    assert changed[3] == f"the code's format was {SCHEMA - 1} and is {SCHEMA}"
+    (tmp_path / "mask.png").write_bytes(mask)
+    (tmp_path / "elsewhere.png").rename(tmp_path / "image.png")
     assert state() == "done"
     log = read_log(open_files(out), "e0")
     assert log is not None
