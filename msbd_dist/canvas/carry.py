@@ -44,6 +44,9 @@ def carried(held: Metadata, kind: Kind, orientation: int = 1) -> tuple[Metadata,
         if jpeg.too_long(found):
             found = replace(found, exif=_turned(None, orientation))
             lost.append(Loss("exif", f"EXIF of {len(held.exif or b''):,} bytes"))
+        if len(found.icc or b"") > jpeg.LONGEST_PROFILE:
+            found = replace(found, icc=None)
+            lost.append(Loss("icc", f"an ICC profile of {len(held.icc or b''):,} bytes"))
     if kind == "WebP":
         block = _with_resolution(found.exif, held.resolution)
         found = replace(found, exif=_turned(block, orientation))

@@ -11,7 +11,7 @@ from typing import Any
 
 from msbd_dist.canvas.places import held_copy
 from msbd_dist.canvas.reader import Samples
-from msbd_dist.canvas.vips import VipsReader
+from msbd_dist.canvas.vips import VipsReader, call_copy
 from msbd_dist.core.geometry import Box
 from msbd_dist.errors import ImageError
 
@@ -51,7 +51,8 @@ class FetchedReader(VipsReader):
 
 @contextmanager
 def _called(place: str, copy: Any) -> Iterator[None]:
-    """Errors about a copy as errors about what it is of."""
+    """Errors and warnings about a copy as such about what it is of."""
+    call_copy(str(copy.name), place)
     try:
         yield
     except ImageError as error:

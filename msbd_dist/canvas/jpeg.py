@@ -32,6 +32,8 @@ _SEQUENTIAL = {0xC0, 0xC1}
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # without a length
 _WHOLE_SCAN = b"\0\x3f\0"  # what a sequential scan says of its coefficients
 _LONGEST = 65533  # bytes of a segment's data
+_PIECE = 65000
+LONGEST_PROFILE = 255 * _PIECE
 
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _MORE_XMP = b"http://ns.adobe.com/xmp/extension/\0"
@@ -334,7 +336,7 @@ def segments_for(held: Metadata) -> bytes:
     if held.icc:
         parts += _numbered(held.icc)
     if block := photoshop.joined(held.photoshop, held.iptc):
-        parts += [Segment(0xED, _PHOTOSHOP + part) for part in _pieces(block, 65000)]
+        parts += [Segment(0xED, _PHOTOSHOP + part) for part in _pieces(block, _PIECE)]
     for comment in held.comments:
         parts += [Segment(COM, part) for part in _pieces(comment.encode(), _LONGEST)]
     return b"".join(part.whole for part in parts)
@@ -366,16 +368,16 @@ def _xmp_segments(packet: bytes) -> Iterator[Segment]:
     yield Segment(0xE1, _XMP + packet)
     name = xmp.extension_id(packet) or b""
     at = 0
-    for part in _pieces(extension, 65000):
+    for part in _pieces(extension, _PIECE):
         head = name + struct.pack(">II", len(extension), at)
         yield Segment(0xE1, _MORE_XMP + head + part)
         at += len(part)
 
 
 def _numbered(profile: bytes) -> Iterator[Segment]:
-    pieces = _pieces(profile, 65000)
+    pieces = _pieces(profile, _PIECE)
     for number, piece in enumerate(pieces, 1):
-        yield Segment(0xE2, _ICC + bytes((number & 255, len(pieces) & 255)) + piece)
+        yield Segment(0xE2, _ICC + bytes((number, len(pieces))) + piece)
 
 
 def _pieces(data: bytes, length: int) -> list[bytes]:

@@ -42,9 +42,13 @@ def without_previews(held: Metadata) -> tuple[Metadata, tuple[Loss, ...]]:
             taken.append(Loss("thumbnail", f"the preview in {what}", matters=False))
         return block or None
 
+    texts = tuple(text for text in held.texts if not xmp.encodes_picture(text.text))
+    if texts != held.texts:
+        taken.append(Loss("thumbnail", "the preview in text", matters=False))
     return (
         replace(
             held,
+            texts=texts,
             exif=cleaned(held.exif, "EXIF", exif_without),
             iptc=cleaned(held.iptc, "IPTC", blanked),
             photoshop=cleaned(held.photoshop, "Photoshop resources", photoshop_without),

@@ -44,16 +44,23 @@ if "VIPS_CONCURRENCY" not in os.environ:
 # ---------------------------------------------------------------- what libvips says
 
 _at_work: list[str] = []  # files that libvips reads or writes now
+_copies: dict[str, str] = {}  # paths of copies -> what they are of
+
+
+def call_copy(path: str, place: str) -> None:
+    """Let warnings about a copy name what it is of."""
+    _copies[path] = place
 
 
 @contextmanager
 def naming(place: Path) -> Iterator[None]:
     """What libvips warns of within the block is said with the file's name."""
-    _at_work.append(str(place))
+    name = _copies.get(str(place), str(place))
+    _at_work.append(name)
     try:
         yield
     finally:
-        _at_work.remove(str(place))
+        _at_work.remove(name)
 
 
 def _with_names(record: logging.LogRecord) -> bool:
@@ -144,7 +151,7 @@ class VipsReader:
         """Whether a decoder only found bytes between a JPEG's segments, which all viewers skip."""
         found = _STRAY.search(str(error)) if self.kind == "JPEG" else None
         if found:
-            _warn(str(self.path), f"has {found[0]}; it is read as viewers do")
+            _warn(self.path, f"has {found[0]}; it is read as viewers do")
         return bool(found)
 
     @cached_property
@@ -167,9 +174,12 @@ class VipsReader:
 _STRAY = re.compile(r"\d+ extraneous bytes before marker 0x[0-9a-f]{2}")
 
 
+def _warn(path: Path, what: str) -> None:
+    _warn_once(_copies.get(str(path), str(path)), what)
+
+
 @cache
-def _warn(place: str, what: str) -> None:
-    """Once for each file."""
+def _warn_once(place: str, what: str) -> None:
     log.warning("%s: %s", place, what)
 
 
@@ -260,7 +270,7 @@ def _read_jpeg(path: Path) -> tuple[Metadata, list[Loss]]:
     wrong = ["its scan's header is wrong"] * header.wrong_scan
     wrong += [f"{header.stray} bytes of its header are no segment"] * bool(header.stray)
     if wrong:
-        _warn(str(path), f"{' and '.join(wrong)}; it is read as viewers do")
+        _warn(path, f"{' and '.join(wrong)}; it is read as viewers do")
     return held, lost
 
 

@@ -38,7 +38,9 @@ _COMPANIONS = {
 _CAMERA = "http://ns.google.com/photos/1.0/camera/"
 _CAMERA_NAMES = ("Motion", "MicroVideo")  # so begin its properties of a video
 # base64 of a JPEG and of a PNG, long enough to show something
-_ENCODED = re.compile(r"\s*(?:/9j/|iVBORw0KGgo)[A-Za-z0-9+/=\s]{100,}")
+_ENCODED = re.compile(
+    r"\s*(?:data:image/[a-z]+;base64,)?\s*(?:/9j/|iVBORw0KGgo)[A-Za-z0-9+/=\s]{100,}"
+)
 _SIGNS = (b"/9j/", b"iVBORw0KGgo", *(space.encode() for space in _PICTURES))
 MARKER_LIMIT = 65502  # bytes of a packet in one JPEG segment
 
@@ -61,9 +63,14 @@ def without_companions(packet: bytes) -> tuple[bytes, bool]:
     return _without(packet, _is_companion)
 
 
+def encodes_picture(text: str) -> bool:
+    """Whether a text is a JPEG or a PNG in base64."""
+    return bool(_ENCODED.match(text))
+
+
 def _is_picture(node: _Node) -> bool:
     text = node.nodeValue if node.nodeType in (Node.TEXT_NODE, Node.ATTRIBUTE_NODE) else None
-    return node.namespaceURI in _PICTURES or bool(text and _ENCODED.match(text))
+    return node.namespaceURI in _PICTURES or encodes_picture(text or "")
 
 
 def _is_companion(node: _Node) -> bool:

@@ -180,6 +180,13 @@ def test_exif_beyond_a_segment_is_a_loss_of_a_jpeg_alone(tmp_path: Path) -> None
     assert names == ["exif", "thumbnail", "samples"]
 
 
+def test_a_profile_beyond_all_segments_is_a_loss_of_a_jpeg_alone(tmp_path: Path) -> None:
+    profile = bytes(16) + b"RGB " + bytes(17_000_000)
+    Image.fromarray(smooth()).save(tmp_path / "a.png", icc_profile=profile)
+    assert lost(tmp_path / "a.png", "o.tif") == {}
+    assert lost(tmp_path / "a.png", "o.jpg") == {"an ICC profile of 17,000,020 bytes": True}
+
+
 def test_no_resolution_is_made_up(tmp_path: Path) -> None:
     source = with_segments(tmp_path / "a.jpg")
     for target in TARGETS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from PIL import Image
 from msbd_dist.canvas import xmp
 from msbd_dist.canvas.photoshop import IPTC, joined, made, parted, resources
 from msbd_dist.canvas.previews import blanked, exif_without, photoshop_without, without_previews
-from msbd_dist.canvas.reader import Metadata
+from msbd_dist.canvas.reader import Metadata, Text
 
 
 def thumbnail(kind: str = "JPEG", edge: int = 64) -> bytes:
@@ -233,7 +232,19 @@ def test_an_extension_is_joined_and_parted() -> None:
 # ---------------------------------------------------------------- all of it
 
 
-def test_what_was_taken_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", ["", "data:image/jpeg;base64,"])
+def test_previews_in_iptc_and_in_texts_go(before: str) -> None:
+    encoded = before + base64.b64encode(thumbnail()).decode()
+    texts = (Text("Thumb", encoded, b"tEXtThumb"), Text("Title", "/9j/ a title", b"tEXtTitle"))
+    preview = thumbnail()
+    record = b"\x1c\x02\xca\x84\0\4" + struct.pack(">I", len(preview))
+    clean, taken = without_previews(Metadata(iptc=record + preview, texts=texts))
+    assert clean.iptc == record + bytes(len(preview))
+    assert [text.keyword for text in clean.texts] == ["Title"]
+    assert len(taken) == 2
+
+
+def test_what_was_taken_is_said() -> None:
     held = Metadata(
         exif=exif_with_thumbnail("<"), xmp=packet(gallery()), photoshop=made(0x040C, b"x"),
         iptc=b"\x1c\x08\xca" + thumbnail(), icc=b"i",
