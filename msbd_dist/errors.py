@@ -9,6 +9,7 @@ Exit code 2 is for where nothing was started: an input error that comes later ex
     │   ├── MaskError        a mask: empty, of another aspect
     │   ├── PromptError      a prompt that the text encoder can't hold
     │   └── ModelError       a model folder or checkpoint: missing, incomplete, of the wrong kind
+    │       └── HubError     the model hub gives no answer now
     ├── RunError             a run directory that belongs to something else or can't be written
     │   └── FullError        one that has no room left: every edit's trouble
     ├── StoreError           a run directory that lost or changed what was written
@@ -71,6 +72,10 @@ class PromptError(InputError):
 
 class ModelError(InputError):
     """A model folder, hub id or checkpoint can't be loaded."""
+
+
+class HubError(ModelError):
+    """The model hub can't be reached, or has no time: whether it has the model is not known."""
 
 
 class RunError(InputError):

@@ -19,6 +19,7 @@ from typing import Protocol
 
 import psutil
 
+from msbd_dist.batch.fits import misfits
 from msbd_dist.batch.notes import Note, notes_of
 from msbd_dist.batch.record import load_run
 from msbd_dist.batch.tiles import most_bytes
@@ -81,9 +82,9 @@ class Look:
     def _plan(self, card: Card) -> None:
         mask, method, size = self.mask.mask, self.spec.method, self.picture.size
         self.plan = make_plan(size, mask.bbox, mask.any, family=card.family, method=method)
-        self.key = "upscaler"
-        if len(self.plan.stages) > 1:
-            card.checkpoint(method.upscaler)  # a missing one is an error now, not after stage 1
+        for key, error in misfits(self.spec, card, stages=len(self.plan.stages)):
+            self.key = key
+            raise error
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -98,7 +99,7 @@ class Look:
 
     @property
     def _of_words(self) -> tuple[Note, ...]:
-        return tuple(notes_of(self.spec, self.card.family, self.plan)) if self.card else ()
+        return tuple(notes_of(self.spec, self.card, self.plan)) if self.card else ()
 
     @property
     def writes(self) -> str:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
+from functools import partial
+from threading import Lock
 from typing import NamedTuple
 
+from msbd_dist.batch.fits import prompts_of
+from msbd_dist.batch.prompts import literal, told
 from msbd_dist.core.plan import Plan
 from msbd_dist.core.spec import EditSpec, Family, Method
+from msbd_dist.errors import ModelError
+from msbd_dist.models.card import Card
+from msbd_dist.models.tokens import embeddings_beside, tokens_of
+
+log = logging.getLogger(__name__)
+
+MOST = 20  # lines of warnings that a run says
 
 _DISTILLED = (
     "where the card of a distilled model (Turbo, LCM, Lightning, Hyper) says guidance 0 it means "
@@ -24,19 +36,54 @@ class Note(NamedTuple):
         return f"{self.key} {self.text}"
 
 
-def notes_of(spec: EditSpec, family: Family, plan: Plan | None = None) -> Iterator[Note]:
-    """Prompts that have no effect; ``plan`` None: it is not known whether there are segments.
+class Saying:
+    """Says notes of edits as warnings: as many as are read, and then that there are more."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self._left, self._lock = most, Lock()
+
+    def __call__(self, edit: str, notes: Iterable[object]) -> None:
+        for note in notes:
+            with self._lock:
+                self._left -= 1
+                left = self._left
+            if left >= 0:
+                log.warning("edit %s: %s", edit, note)
+            elif left == -1:
+                log.warning("more edits have warnings: `msbd validate` and `msbd plan` tell them")
+
+
+def notes_of(spec: EditSpec, card: Card, plan: Plan | None = None) -> Iterator[Note]:
+    """Words that are read literally, and prompts that have no effect.
+
+    ``plan`` None: it is not known whether there are segments.
 
     A guidance of 0 that the family itself recommends is meant, and is told of only where it makes
     nothing of a negative prompt.
     """
-    for key, scale, chosen in _scales(spec.method, family, plan):
+    yield from _literal(spec, card)
+    for key, scale, chosen in _scales(spec.method, card.family, plan):
         stages = "in segmented stages" if key == "segment_guidance" else "on what is painted first"
         cause = f"has no effect {stages}, {key} is {scale:g}"
         if scale == 0 and chosen and spec.prompt.strip():
             yield Note("prompt", f"{cause}: {_DISTILLED.format(key=key)}")
         if scale in (0, 1) and spec.negative_prompt.strip():
             yield Note("negative_prompt", f"{cause}: take one above 1, or leave it out")
+
+
+def _literal(spec: EditSpec, card: Card) -> Iterator[Note]:
+    """Words that mean something to other programs."""
+    for key, text in prompts_of(spec):
+        if found := literal(text, partial(_is_learned, card), embeddings_beside(card)):
+            yield Note(key, told(found))
+
+
+def _is_learned(card: Card, word: str) -> bool:
+    """Whether the model has a token of its own for a word; what is wrong with them `fits` tells."""
+    try:
+        return tokens_of(card).knows(word)
+    except ModelError:
+        return False
 
 
 def _scales(

@@ -13,13 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from msbd_dist.batch.look import Look, gone_without, how_of, target_of
+from msbd_dist.batch.notes import Saying
 from msbd_dist.batch.patch import Patch
 from msbd_dist.batch.record import (
     SCHEMA,
@@ -64,6 +65,7 @@ class Models:
     spec: ModelSpec
     card: Card
     files: Mapping[str, str]  # and their digests: `models.fingerprint.digests`
+    say: Saying = field(default_factory=Saying, compare=False)
 
     @cached_property
     def weights(self) -> str:
@@ -156,8 +158,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
             return edit
     look = Look(spec, files, models.card)
     look.through()
-    for warning in look.warnings:
-        log.warning("edit %s: %s", spec.id, warning)
+    models.say(spec.id, look.warnings)
     assert look.plan is not None
     drawn = earlier.seed if earlier else secrets.randbelow(2**31)
     record = EditRecord(

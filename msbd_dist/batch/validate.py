@@ -12,13 +12,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from msbd_dist.batch.documents import dotted
+from msbd_dist.batch.documents import LINES, dotted
 from msbd_dist.batch.foresee import Seen, foresee, mask_key, run_directory
 from msbd_dist.batch.manifest import Manifest, read_manifest
 from msbd_dist.batch.notes import Note
 from msbd_dist.canvas.files import Files
-from msbd_dist.errors import ManifestError, MsbdError, RunError
-from msbd_dist.models.card import Card, resolve
+from msbd_dist.core.spec import ModelSpec
+from msbd_dist.errors import (
+    HubError,
+    ManifestError,
+    ModelError,
+    MsbdError,
+    PromptError,
+    RunError,
+)
+from msbd_dist.models.card import Card, pinned, resolve
+
+_NOTES = 100  # different ones that are told
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,8 @@ class Checked:
     masks: dict[Any, Covered] = field(default_factory=dict)
     told: dict[Note, int] = field(default_factory=dict)  # which warning tells it
     counts: Counter[Note] = field(default_factory=Counter)  # of how many edits it is so
+    models: set[str] = field(default_factory=set)  # what is wrong with them and was told
+    unsaid: bool = False  # for which models it is
 
     def to_json(self) -> dict[str, Any]:
         """Version 1 of what `msbd validate -o json` prints."""
@@ -91,15 +103,21 @@ def validate(
     except ManifestError as error:  # nothing of it can be understood
         return Checked(path, 0, [*map(_said, wrong), Problem(str(error), str(path))])
     checked = Checked(path, len(manifest.edits), [*map(_said, wrong)])
+    checked.unsaid = path.suffix.lower() in LINES and manifest.models == ModelSpec()
     card = _look_at_models(manifest, checked)
+    if card is not None:
+        manifest = manifest.with_(models=pinned(manifest.models, card))
     try:
         for seen in foresee(manifest, card, _run_directory(manifest, out, checked)):
             _enter(seen, checked)
     except RunError as error:
         checked.problems.append(Problem(f"{path}: {error}", str(path)))
-    for note, count in checked.counts.items():
-        if count > 1:
-            _say_of_how_many(checked, checked.told[note], count)
+    for note, number in checked.told.items():
+        if checked.counts[note] > 1:
+            _say_of_how_many(checked, number, checked.counts[note])
+    if others := sum(n for note, n in checked.counts.items() if note not in checked.told):
+        text = f"{path}: {others:,} more warnings of this kind"
+        checked.warnings.append(Problem(text, str(path)))
     return checked
 
 
@@ -122,7 +140,7 @@ def _say_of_how_many(checked: Checked, number: int, edits: int) -> None:
 def _enter(seen: Seen, checked: Checked) -> None:
     """What is wrong with an edit, or may be, and what its mask covers; each told once."""
     if seen.error is not None:
-        checked.problems.append(_problem(seen, seen.look.key, str(seen.error)))
+        _enter_error(seen, seen.error, checked)
         return
     look = seen.look
     key = mask_key(look.spec.mask, look.picture)
@@ -132,9 +150,25 @@ def _enter(seen: Seen, checked: Checked) -> None:
         checked.masks[key] = Covered(seen.id, look.mask.percent)
     for note in look.notes:
         checked.counts[note] += 1
-        if note not in checked.told:
+        if note not in checked.told and len(checked.told) < _NOTES:
             checked.told[note] = len(checked.warnings)
             checked.warnings.append(_problem(seen, note.key, note.text))
+
+
+def _enter_error(seen: Seen, error: Exception, checked: Checked) -> None:
+    """What is wrong with an edit; with a model once, and not where it is another one that is meant:
+    a list can't say for which models it is, and they may hold longer prompts."""
+    key = seen.look.key
+    text = str(error).removeprefix(f"{key.replace('_', ' ')} ")
+    if isinstance(error, ModelError):
+        if text in checked.models:
+            return
+        checked.models.add(text)
+    if isinstance(error, PromptError) and checked.unsaid:
+        hint = "; give --models as for the run"
+        checked.warnings.append(_problem(seen, key, f"{text}{hint}"))
+    else:
+        checked.problems.append(_problem(seen, key, text))
 
 
 def _said(error: ManifestError) -> Problem:
@@ -142,13 +176,14 @@ def _said(error: ManifestError) -> Problem:
 
 
 def _look_at_models(manifest: Manifest, checked: Checked) -> Card | None:
-    """The models' card, unless something is wrong; what may be on the hub is not asked for."""
-    family = manifest.models.family
-    if family.count("/") == 1 and not Path(family).exists():
-        return None
+    """The models' card, unless something is wrong, or the hub does not answer here and now."""
     where, key = str(manifest.path), "models"
     try:
         card = resolve(manifest.models)
+    except HubError as error:
+        text = f"{where}: {key}: not looked at: {error}"
+        checked.warnings.append(Problem(text, where, None, key))
+        return None
     except MsbdError as error:
         checked.problems.append(Problem(f"{where}: {key}: {error}", where, None, key))
         return None

@@ -68,7 +68,7 @@ def plan(
     """
     from msbd_dist.batch.estimate import hours_of, load_profile
     from msbd_dist.batch.foresee import foresee, run_directory
-    from msbd_dist.models.card import resolve
+    from msbd_dist.models.card import pinned, resolve
 
     as_json = wants_json(output)
     loaded = load_manifest(
@@ -76,6 +76,7 @@ def plan(
     )
     pace = None if profile is None else load_profile(profile)
     card = resolve(loaded.models)
+    loaded = loaded.with_(models=pinned(loaded.models, card))
     for note in card.notes:
         console.print(f"warning: {note}", style="yellow", markup=False, highlight=False)
     plans: list[Plan] = []

@@ -23,6 +23,7 @@ from msbd_dist.errors import PromptError
 from msbd_dist.models.learned import in_full
 from msbd_dist.models.parts import Parts
 from msbd_dist.models.schedulers import spacing_of
+from msbd_dist.models.tokens import tokens_of
 
 Denoiser = Callable[[Tensor, int], Tensor]
 """``(z, t) -> x0``: noisy latents ``(B, C, h, w)`` float32 at training step ``t`` -> clean ones."""
@@ -130,7 +131,8 @@ class LatentModel:
         added = self.parts.tokenizer.added_tokens_encoder
         words, unwanted = (in_full(text, added) for text in (prompt, negative_prompt))
         for name, text in (("prompt", words), ("negative prompt", unwanted)):
-            self._check_length(name, text)
+            if why := tokens_of(self.parts.card).too_long(text):
+                raise PromptError(f"{name} {why}")
         return Conditioning(*map(self._embedding, (words, unwanted, "")))
 
     def denoiser(self, cond: Conditioning, *, guidance: float) -> Denoiser:
@@ -170,15 +172,6 @@ class LatentModel:
             return sqrt(alpha) * z - sqrt(1 - alpha) * raw
         return raw
 
-    def _check_length(self, name: str, text: str) -> None:
-        count = len(self.parts.tokenizer(text, verbose=False).input_ids)
-        most = self.parts.card.family.max_tokens
-        if count > most:
-            raise PromptError(
-                f"{name} has {count} tokens, this text encoder holds {most} ({most - 2} words' "
-                f"worth plus start and end): shorten it: {_beginning(text)!r}"
-            )
-
     @torch.no_grad()
     def _embed(self, text: str) -> Tensor:
         tokens = self.parts.tokenizer(
@@ -188,7 +181,3 @@ class LatentModel:
             return_tensors="pt",
         ).input_ids
         return cast(Tensor, self.parts.text_encoder(tokens.to(self.parts.device))[0])
-
-
-def _beginning(text: str, length: int = 40) -> str:
-    return text if len(text) <= length else text[:length] + "…"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from msbd_dist.errors import ModelError
 from msbd_dist.models.activation import quick_gelu
+from msbd_dist.models.clip import check_folder, weights_file
 from msbd_dist.models.loading import hermetic
 from msbd_dist.models.sources import PICKLES, nearest, reason
 
@@ -55,6 +56,11 @@ def load_scorer(name: str, *, device: torch.device) -> Scorer:
     return _scorer(model.to(device).eval().requires_grad_(False), preprocess, tokenizer, device)
 
 
+def check_name(name: str) -> None:
+    """`ModelError` where no scorer has this name."""
+    _parse(name)
+
+
 def _scorer(model: Any, preprocess: Any, tokenizer: Any, device: torch.device) -> Scorer:
     @torch.no_grad()
     def score(images: Tensor, prompt: str) -> list[float]:
@@ -78,7 +84,8 @@ def _parse(name: str) -> tuple[str, str | None, bool]:
     architecture, colon, tag = name.partition(":")
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _folder(folder)
+        check_folder(folder)
+        return f"local-dir:{folder}", None, False
     if not colon:
         raise ModelError(
             f"clip: {name}: no such folder: give a folder with open_clip_config.json, "
@@ -90,7 +97,7 @@ def _parse(name: str) -> tuple[str, str | None, bool]:
             f"clip: {name}: no architecture {architecture!r}: {nearest(architecture, known)}"
         )
     if Path(tag).suffix.lower() in _FILES:
-        file = _safetensors(name, Path(tag).expanduser())
+        file = weights_file(name, Path(tag).expanduser())
         return architecture, str(file), bool(quick_gelu(architecture, file))
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
@@ -98,21 +105,3 @@ def _parse(name: str) -> tuple[str, str | None, bool]:
     settings = open_clip.get_pretrained_cfg(architecture, tag)
     # open_clip only warns when tag and architecture disagree, and then computes wrong scores
     return architecture, tag, bool(settings.get("quick_gelu", False))
-
-
-def _folder(folder: Path) -> tuple[str, None, bool]:
-    for wanted in ("open_clip_config.json", "*.safetensors"):
-        if not any(folder.glob(wanted)):
-            raise ModelError(
-                f"clip: {folder}: has no {wanted}: give a folder with open_clip_config.json, "
-                f"open_clip_model.safetensors and the tokenizer's files"
-            )
-    return f"local-dir:{folder}", None, False
-
-
-def _safetensors(name: str, file: Path) -> Path:
-    if file.suffix.lower() in PICKLES:
-        raise ModelError(f"clip: {name}: is a pickle: give a .safetensors file")
-    if not file.is_file():
-        raise ModelError(f"clip: {name}: no such file: give the .safetensors file of the weights")
-    return file

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from msbd_dist.errors import ModelError
+from msbd_dist.errors import HubError, ModelError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")  # suffixes of files that may execute code when loaded
 
@@ -295,9 +295,8 @@ def refused(hub: Hub, what: str, error: Exception) -> ModelError:
     def is_a(kind: type[Exception]) -> bool:
         return any(isinstance(one, kind) for one in chain)
 
-    if is_a(OfflineModeIsEnabled):
-        why = "HF_HUB_OFFLINE is set and it is not in the cache: unset it, or fill the cache first"
-    elif is_a(GatedRepoError) or code == 403:
+    known = True
+    if is_a(GatedRepoError) or code == 403:
         why = (
             "it is shown only to those who have accepted its terms: accept them on its page, and "
             "set HF_TOKEN to a token of that account"
@@ -309,21 +308,27 @@ def refused(hub: Hub, what: str, error: Exception) -> ModelError:
             "it has none of this name, or shows it only to some: check the name, and set HF_TOKEN "
             "to a token that may read it"
         )
-    elif code == 429:
-        why = (
+    else:
+        known, why = False, _no_answer(code, chain[-1], offline=is_a(OfflineModeIsEnabled))
+    return (ModelError if known else HubError)(
+        f"{hub}: no folder of this name here, and {what} could not be had from the model hub: "
+        f"{why}; or give the path of a diffusers folder"
+    )
+
+
+def _no_answer(code: int | None, error: BaseException, *, offline: bool) -> str:
+    if offline:
+        return "HF_HUB_OFFLINE is set and it is not in the cache: unset it, or fill the cache first"
+    if code == 429:
+        return (
             "it answers 429, too many requests: wait some minutes, or set HF_TOKEN, with which "
             "more are allowed"
         )
-    elif code is not None and code >= 500:
-        why = f"it answers {code}, an error of its own: try again later"
-    else:
-        why = (
-            f"{reason(chain[-1])}: connect this machine to the network (HF_ENDPOINT, HTTPS_PROXY), "
-            f"or fill the hub's cache first"
-        )
-    return ModelError(
-        f"{hub}: no folder of this name here, and {what} could not be had from the model hub: "
-        f"{why}; or give the path of a diffusers folder"
+    if code is not None and code >= 500:
+        return f"it answers {code}, an error of its own: try again later"
+    return (
+        f"{reason(error)}: connect this machine to the network (HF_ENDPOINT, HTTPS_PROXY), or fill "
+        f"the hub's cache first"
     )
 
 

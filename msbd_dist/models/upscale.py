@@ -14,6 +14,7 @@ from torch import Tensor
 from msbd_dist.core.spec import Upscaler as Kind
 from msbd_dist.errors import ModelError
 from msbd_dist.models.card import required_checkpoint
+from msbd_dist.models.factor import Checkpoint, require, wrong
 from msbd_dist.models.loading import frozen, hermetic, normal, read_weights
 from msbd_dist.models.single_file import changes_pictures
 from msbd_dist.models.sources import reason
@@ -61,7 +62,7 @@ def _interpolation(mode: str, factor: int, device: torch.device) -> Upscaler:
 
 def _network(file: Path, factor: int, device: torch.device, half: bool) -> Upscaler:
     found = _identify(file)
-    _check_kind(file, found, factor)
+    require(file, _checkpoint(found), factor)
     dtype = torch.float16 if half and found.supports_half else torch.float32
     frozen(found.model.to(dtype, memory_format=torch.channels_last), device)  # which is faster
     together = device.type == "cuda"  # elsewhere the result never depends on the batch
@@ -86,7 +87,7 @@ def _identify(file: Path) -> Any:
         with hermetic():
             found = ModelLoader().load_from_state_dict(dict(weights))
     except UnsupportedModelError as error:
-        raise _wrong(file, "a model that spandrel does not know") from error
+        raise wrong(file, "a model that spandrel does not know") from error
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise ModelError(
             f"{file}: its weights don't fit together ({reason(error)}): download it again"
@@ -116,23 +117,11 @@ def _sum(weight: Tensor) -> tuple[int, float]:
     return weight.numel(), round(float(weight.float().double().sum()), 6)
 
 
-def _check_kind(file: Path, found: Any, factor: int) -> None:
-    from spandrel import ImageModelDescriptor
+def kind_of(file: str) -> Checkpoint:
+    """What spandrel takes a file for, its weights loaded; `ModelError` where for nothing."""
+    return _checkpoint(_identify(Path(file)))
 
-    if not isinstance(found, ImageModelDescriptor) or found.purpose != "SR":
-        raise _wrong(file, f"a {found.architecture.name} model for {found.purpose}")
+
+def _checkpoint(found: Any) -> Checkpoint:
     channels = (found.input_channels, found.output_channels)
-    if channels != (3, 3):
-        raise _wrong(file, f"a model from {channels[0]} to {channels[1]} channels")
-    if found.scale != factor:
-        raise ModelError(
-            f"{file}: enlarges x{found.scale}, wanted x{factor}: give a x{factor} checkpoint such "
-            f"as RealESRGAN_x4plus.pth, or set sr_factor in the model's msbd.json"
-        )
-
-
-def _wrong(file: Path, what: str) -> ModelError:
-    return ModelError(
-        f"{file}: is {what}, wanted a super-resolution model for RGB pictures: give one such as "
-        f"RealESRGAN_x4plus.pth, or choose upscaler: bicubic"
-    )
+    return Checkpoint(found.architecture.name, found.scale, channels, found.purpose)

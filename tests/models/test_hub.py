@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ModelError
 from msbd_dist.models.card import pinned, resolve
-from msbd_dist.models.fingerprint import fingerprint
+from msbd_dist.models.fingerprint import digests
 from msbd_dist.models.sources import Hub
 
 NEWER = "d" * 40
@@ -62,9 +62,9 @@ def test_a_model_is_the_commit_that_its_branch_is_at(hub: Served, made: Path) ->
     hub.heads["main"] = NEWER
     after = resolve(ModelSpec(family="org/name"))
     assert after.location == f"org/name@{NEWER}"
-    assert fingerprint(after) != fingerprint(before)
+    assert digests(after) != digests(before)
     assert resolve(kept).location == resolve(ModelSpec(family="org/name@v1.0")).location
-    assert fingerprint(resolve(kept)) == fingerprint(before)
+    assert digests(resolve(kept)) == digests(before)
     assert loaded(kept.family).latent.prediction == "epsilon"
     assert loaded("org/name").latent.prediction == "v_prediction"
 
