@@ -75,6 +75,7 @@ def embeddings_beside(card: Card) -> frozenset[str]:
 
 def too_long(count: int, most: int, beyond: str) -> str:
     """How a text of ``count`` tokens is told; ``beyond`` is the part of it that does not fit."""
+    beyond = beyond.strip()
     end = f"{beyond[:_SHOWN]}…" if len(beyond) > _SHOWN else beyond
     return (
         f"has {count} tokens with start and end, this text encoder holds {most}: shorten it; "

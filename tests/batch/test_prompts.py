@@ -132,9 +132,15 @@ def test_a_long_list_is_told_of_in_few_lines(jobs: Path) -> None:
     assert checked.problems == []
     told = [warning.message for warning in checked.warnings]
     assert len(told) == 102
-    assert "has 42 tokens" in told[0]
-    assert "--models" in told[0]
-    assert told[-1].endswith("199 more prompts have something of this kind")
-    (problem,) = validate(jobs, models={"family": "tiny"}).problems
-    assert (problem.line, problem.key, problem.edit) == (300, "prompt", "e299")
+    assert "has 42 tokens with start and end, this text encoder holds 24" in told[100]
+    assert told[100].endswith("give --models as for the run")
+    assert told[101].endswith("199 more warnings of this kind")
+
+
+def test_a_prompt_that_is_too_long_is_a_problem_where_the_model_is_said(jobs: Path) -> None:
+    edits = [json.loads(line) for line in jobs.read_text().splitlines()]
+    listed = jobs.with_suffix(".yaml")
+    listed.write_text(json.dumps({"models": "tiny", "edits": edits[-2:]}, indent=1))
+    (problem,) = validate(listed).problems
+    assert (problem.key, problem.edit) == ("edits[1].prompt", "e299")
     assert "prompt: has 42 tokens with start and end, this text encoder holds 24" in problem.message

@@ -435,4 +435,4 @@ def test_a_note_on_many_edits_is_one_line(tmp_path: Path) -> None:
     drawn(tmp_path / "i.png")
     rows = [{"image": "i.png", "mask": [9, 9, 9, 9]}] * 3
     (warning,) = validate(manifest(tmp_path, *rows, defaults={"guidance": 0})).warnings
-    assert "which is guidance: 1 here (and so of 2 more)" in warning.message
+    assert "which is guidance: 1 here (and so of 2 more edits)" in warning.message
