@@ -32,6 +32,7 @@ from msbd_dist.batch.identity import Identity, deciding_packages
 from msbd_dist.batch.journal import RUN, Journal, noted
 from msbd_dist.batch.look import require_room, require_run_directory
 from msbd_dist.batch.manifest import Manifest
+from msbd_dist.batch.mend import forget_lost
 from msbd_dist.batch.page import has_page, show, write_edit
 from msbd_dist.batch.record import (
     QUARANTINE,
@@ -364,9 +365,8 @@ class Drive:
             if isinstance(found, EditResult):
                 yield found
                 continue
-            if lost_pixels(found):
-                found.work.remove("ledger")
-                self._journal.say(found.id, "is made anew: its stored pixels are gone")
+            if lost := forget_lost(found):
+                self._journal.say(found.id, lost)
             edit = again(found)
             story = life(edit, self._lease.check, self._verify, self._board.chore)
             running = self._active[edit.id] = Running(edit, story)
@@ -517,12 +517,6 @@ class Drive:
         if isinstance(error, WorkerError):
             return set_aside(edit, result)
         return result
-
-
-def lost_pixels(edit: steps.Edit) -> bool:
-    """Whether nothing is left of what was stored of an edit, by gc or otherwise, that is not
-    finished, or whose output is gone too."""
-    return bool(edit.ledger.facts()) and "canvas.zarr" not in edit.work.folders()
 
 
 def again(edit: steps.Edit) -> steps.Edit:

@@ -17,6 +17,8 @@ Each attempt at a task writes to arrays of its own, and readers are told which a
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -58,17 +60,35 @@ class StoredChunks:
 
     def wrong(self, name: str, digest: str) -> str | None:
         """How a chunk, ``ARRAY I.J.K``, is not what was written; None where it is."""
-        path, _, where = name.rpartition(" ")
-        array, place = self._array(path), tuple(map(int, where.split(".")))
-        if array is None or not self._files.size(
-            f"{path}/{array.metadata.encode_chunk_key(place)}"
-        ):
+        array, place = self._of(name)
+        if array is None or not self._is_there(array, place):
             return "is missing on the disk"
         try:
             data = np.asarray(array[_slices(array, place)])
         except (OSError, RuntimeError, ValueError):
             return "is damaged on the disk"
         return None if _digest(data) == digest else "is not what was stored"
+
+    def gone(self, names: Iterable[str]) -> set[str]:
+        """Which of these chunks are not there."""
+        by_array: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            by_array[name.rpartition(" ")[0]].append(name)
+        return {name for path, some in by_array.items() for name in self._gone_of(path, some)}
+
+    def _gone_of(self, path: str, names: list[str]) -> Iterator[str]:
+        array = self._array(path)
+        if array is None or array.nchunks_initialized < len(names):
+            places = ((name, self._of(name)[1]) for name in names)
+            yield from (n for n, at in places if array is None or not self._is_there(array, at))
+
+    def _of(self, name: str) -> tuple[zarr.Array[Any] | None, tuple[int, ...]]:
+        path, _, where = name.rpartition(" ")
+        return self._array(path), tuple(map(int, where.split(".")))
+
+    def _is_there(self, array: zarr.Array[Any], place: tuple[int, ...]) -> bool:
+        key = array.metadata.encode_chunk_key(place)
+        return self._files.size(f"{array.path}/{key}") > 0
 
     def lost(self, path: str) -> str | None:
         """How an array that was written whole is so no more; None where it is."""

@@ -125,6 +125,22 @@ def test_a_model_of_which_a_byte_has_changed_is_another_one(
     assert "output.png is not what was written" in str(read_log(open_files(out), "e0"))
 
 
+def test_stored_pixels_that_are_gone_are_made_again(
+    make_manifest: MakeManifest, tmp_path: Path
+) -> None:
+    manifest, out = make_manifest(FASTEST), tmp_path / "out"
+    run_manifest(manifest, out, executor="serial")
+    output = out / "e0/output.png"
+    wanted = output.read_bytes()
+    output.unlink()
+    for name in ("mask/*/c/0/0", "2/segments/*/c/1/0/0/0", "2/canvas/*/c/0/*/*"):
+        next(out.glob(f"e0/*/canvas.zarr/{name}")).unlink()
+    run_manifest(manifest, out, executor="serial")
+    assert output.read_bytes() == wanted
+    log = str(read_log(open_files(out), "e0"))
+    assert "done again, for what it stored is gone: ingest, 2-" in log
+
+
 def test_the_log_says_which_inputs_an_edit_is_made_anew_for(
     make_manifest: MakeManifest, tmp_path: Path
 ) -> None:
