@@ -71,11 +71,11 @@ def opened(block: bytes | None) -> tuple[Tags, Directory] | None:
 
 
 def raw_of(block: bytes | None, codes: Iterable[int]) -> dict[int, bytes]:
-    """The values of those tags that a sound block has, as they are stored."""
-    tags, page = opened(block) or (None, None)
+    """The values of those tags that a block has, as they are stored."""
     found: dict[int, bytes] = {}
-    for code in codes:
-        if tags and page and code in page.entries:
+    if there := opened(block):
+        tags, page = there
+        for code in page.entries.keys() & set(codes):
             with suppress(Damaged):
                 found[code] = tags.raw(page.entries[code])
     return found
@@ -89,26 +89,29 @@ def texts_of(block: bytes | None) -> dict[int, str]:
 
 
 def orientation_of(block: bytes | None) -> int:
-    """1 where nothing is said."""
-    tags, page = opened(block) or (None, None)
-    if tags is None or page is None or ORIENTATION not in page.entries:
-        return 1
-    try:
-        told = int(tags.integers(page.entries[ORIENTATION])[0])
-    except Damaged:
-        return 1
+    """1 to 8; 1 where nothing is said, or nonsense."""
+    told = _integer(block, ORIENTATION, 1)
     return told if 1 <= told <= 8 else 1
 
 
 def resolution_of(block: bytes | None) -> tuple[float, float] | None:
     """In pixels per millimetre, x and y; None where it is unknown."""
-    tags, page = opened(block) or (None, None)
-    if tags is None or page is None:
-        return None
-    entries = page.entries
-    try:
-        unit = int(tags.integers(entries[UNIT])[0]) if UNIT in entries else 2
-        x, y = (tags.ratio(entries[c]) if c in entries else 0 for c in (X_RESOLUTION, Y_RESOLUTION))
-    except Damaged:
-        return None
+    unit = _integer(block, UNIT, 2)
+    x, y = (_ratio(block, code) for code in (X_RESOLUTION, Y_RESOLUTION))
     return (x / _UNITS[unit], y / _UNITS[unit]) if unit in _UNITS and x > 0 and y > 0 else None
+
+
+def _integer(block: bytes | None, code: int, default: int) -> int:
+    there = opened(block)
+    if there and code in there[1].entries:
+        with suppress(Damaged):
+            return int(there[0].integers(there[1].entries[code])[0])
+    return default
+
+
+def _ratio(block: bytes | None, code: int) -> float:
+    there = opened(block)
+    if there and code in there[1].entries:
+        with suppress(Damaged):
+            return there[0].ratio(there[1].entries[code])
+    return 0.0

@@ -42,7 +42,8 @@ from msbd_dist.errors import ImageError, RunError
 
 SIZE = Size(45, 37)
 WHOLE = Box.of(SIZE)
-BLOCKS = Metadata(icc=b"icc\0\xff", exif=b"II*\0exif", xmp=b"<xmp/>", resolution=(4000.0, 2000.0))
+EXIF = b"II*\0\x08\0\0\0\1\0\x0f\1\2\0\4\0\0\0you\0\0\0\0\0"  # of a maker called "you"
+BLOCKS = Metadata(icc=b"icc\0\xff", exif=EXIF, xmp=b"<xmp/>", resolution=(4000.0, 2000.0))
 VERSIONS = ("0.4", "0.5")
 
 
