@@ -291,10 +291,10 @@ def fit(model: LatentModel, pixels: int) -> Tensor:
     """One iteration of decoder optimization on one segment: its loss."""
     device = model.parts.device
     target, source = torch.rand(2, *picture_shape(pixels)).to(device)
-    mask = torch.zeros(1, 1, pixels, pixels, dtype=torch.bool, device=device)
-    mask[..., : pixels // 2] = True
+    depth = torch.zeros(1, 1, pixels, pixels, device=device)
+    depth[..., : pixels // 2] = 0.5
     z = torch.randn(latent_shape(pixels)).to(device)
-    segment = FitSegment(z, target, source, mask, weight=torch.ones_like(mask, dtype=torch.float32))
+    segment = FitSegment(z, target, source, depth, weight=torch.ones_like(depth))
     settings, rounds = FitSettings(lr=1e-4, lam=100.0), Rounds(1, 1, 1)
     one = DecoderFit(model.decode, model.decoder_weights(), lambda _: segment, rounds, settings)
     params, losses = one.run(Alone()), one.losses

@@ -88,7 +88,7 @@ def member(place: Formation, segments: int, pixels: int, steps: int, answers: An
         picture = torch.rand(1, 3, pixels, pixels, generator=generator)
         z = torch.randn(1, 4, pixels // FACTOR, pixels // FACTOR, generator=generator)
         one = torch.ones(1, 1, pixels, pixels)
-        return FitSegment(z, picture, picture, one > 0, one)
+        return FitSegment(z, picture, picture, one / 2, one)
 
     for kind in KINDS:
         settings = FitSettings(lr=1e-4, lam=100.0, reduction=kind)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -40,7 +41,7 @@ from msbd_dist.models.card import resolve
 from msbd_dist.models.latent import LatentModel
 from msbd_dist.tiny.scenes import Background, Scene, SceneObject, render
 
-LAMBDA, RATE = Method().decoder_lambda, Method().decoder_lr
+LAMBDA = Method().decoder_lambda
 COLUMNS, ROWS = 5, 3  # of segments
 EVERY = 25  # steps between two looks at the loss
 
@@ -70,18 +71,31 @@ class Alike(Rounds):
 
 
 class Steady(Rounds):
-    """Samples at the plain way's learning rate throughout."""
+    """Samples at one learning rate, the mean of ours."""
 
     def rate(self, step: int) -> float:
-        return 1.0
+        return 0.5
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way down: from which problem, in which steps."""
+    """A way down: from which problem, in which steps, and how."""
 
     problem: Callable[[Problem], Problem]
     rounds: Rounds
+    settings: FitSettings
+
+    @classmethod
+    def of(
+        cls,
+        problem: Callable[[Problem], Problem],
+        method: Method,
+        kind: type[Rounds] = Rounds,
+        *,
+        segments: int,
+    ) -> Way:
+        """That of a settled method."""
+        return cls(problem, kind(**vars(Rounds.of(method, segments))), FitSettings.of(method))
 
 
 def measure(folder: Path, models: ModelSpec) -> dict[str, Any]:
@@ -101,8 +115,9 @@ def measure(folder: Path, models: ModelSpec) -> dict[str, Any]:
 
 def ways(models: Models, count: int) -> dict[str, Way]:
     """What is compared: the paper's, ours as it is on this device, and ours without each part."""
-    latent = models.latent
-    plain, sample = Rounds.of(Method(decoder_batch="full"), count), Rounds.of(Method(), count)
+    latent, family = models.latent, models.card.family
+    plain, sample = Method(decoder_batch="full").settled(family), Method().settled(family)
+    way = partial(Way.of, segments=count)
 
     def same(problem: Problem) -> Problem:
         return problem
@@ -112,20 +127,21 @@ def ways(models: Models, count: int) -> dict[str, Way]:
 
     ours, other = (half, same) if models.products == torch.bfloat16 else (same, half)
     return {
-        "plain": Way(same, plain),
-        "sample": Way(ours, sample),
-        f"sample, products in {'float32' if other is same else 'bfloat16'}": Way(other, sample),
-        "sample, all segments alike": Way(ours, Alike(**vars(sample))),
-        "sample, one learning rate": Way(ours, Steady(**vars(sample))),
-        "only the last block, its inputs held": Way(partial(last_block, latent), plain),
+        "plain": way(same, plain),
+        "sample": way(ours, sample),
+        f"sample, products in {'float32' if other is same else 'bfloat16'}": way(other, sample),
+        "sample, all segments alike": way(ours, sample, Alike),
+        "sample, one learning rate": way(ours, sample, Steady),
+        "only the last block, its inputs held": way(partial(last_block, latent), plain),
     }
 
 
 def descended(way: Way, problem: Problem) -> list[dict[str, float]]:
     """Points on a way: steps, segments passed, seconds, loss."""
     began = time.process_time()
-    mine, settings = way.problem(problem), FitSettings(lr=RATE, lam=LAMBDA)
-    fit = DecoderFit(mine.decode, mine.pretrained, mine.segments.__getitem__, way.rounds, settings)
+    mine = way.problem(problem)
+    load = mine.segments.__getitem__
+    fit = DecoderFit(mine.decode, mine.pretrained, load, way.rounds, way.settings)
     points: list[dict[str, float]] = []
     looking = 0.0  # seconds
 
@@ -159,19 +175,20 @@ def drawn(models: Models) -> Problem:
     stride = edge - overlap
     size = Size(ROWS * stride + overlap, COLUMNS * stride + overlap)
     source, mask = picture(size, star=False), disc(size)
+    depth = np.minimum(distance_transform_edt(mask) / family.vae_factor, 1).astype(np.float32)
     coarse = Size(size.height * edge // size.width, edge)
     soft = scaled(scaled(source, coarse), size)
     edited = np.where(mask, picture(size, star=True), soft)
     grid = Grid(size, Size(edge, edge), overlap)
     segments = [
-        segment(latent, edited, source, mask, grid.weights(index), grid.window(index))
+        segment(latent, edited, source, depth, grid.weights(index), grid.window(index))
         for index in range(len(grid))
     ]
     return Problem(latent.decode, latent.decode, latent.decoder_weights(), tuple(segments))
 
 
 def segment(
-    latent: LatentModel, edited: Floats, source: Floats, mask: Floats, weight: Floats, window: Box
+    latent: LatentModel, edited: Floats, source: Floats, depth: Floats, weight: Floats, window: Box
 ) -> FitSegment:
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(array))[None].to(latent.parts.device)
@@ -179,8 +196,8 @@ def segment(
     inside = (slice(None), *window.slices)
     z = latent.encode(tensor(edited[inside]))
     target = latent.decode(z).clone()
-    masked = tensor(mask[window.slices][None])
-    return FitSegment(z, target, tensor(source[inside]), masked, tensor(weight[None]))
+    deep = tensor(depth[window.slices][None])
+    return FitSegment(z, target, tensor(source[inside]), deep, tensor(weight[None]))
 
 
 def picture(size: Size, *, star: bool) -> Floats:

@@ -36,7 +36,7 @@ from msbd_dist.fleet.executor import Worker
 ExecutorKind = Literal["ray", "serial"]
 EDITS = "edits.jsonl"
 QUARANTINE = "quarantine.json"  # beside an edit's record: it kills workers, and is not tried again
-SCHEMA = 5  # goes up when the code makes other bytes, or stores them otherwise, for equal records
+SCHEMA = 6  # goes up when the code makes other bytes, or stores them otherwise, for equal records
 THREADS = 1  # intra-op threads per worker, equal everywhere: bytes depend on it
 PACKAGES = (
     "msbd_dist", "torch", "diffusers", "transformers", "open_clip_torch", "spandrel", "ray",

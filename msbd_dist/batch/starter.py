@@ -45,7 +45,7 @@ defaults:
   prompt: a red star  # what to paint; "" removes what is there
   seed: 1  # leave it out for another result in each new run
   # output: edited/{{id}}.png  # without, results are in the run directory
-  # decoder_steps: 20  # quicker on a CPU; the default is 350
+  # decoder_steps: 20  # quicker on a CPU; the default is 300, or 60 of a stage of one segment
   # feather: 12  # pixels over which edits fade in
 
 edits:

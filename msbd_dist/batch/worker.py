@@ -39,7 +39,7 @@ from msbd_dist.batch.record import (
 from msbd_dist.canvas.files import Files, open_files, store_errors
 from msbd_dist.canvas.images import Picture, grey
 from msbd_dist.canvas.ledger import Facts, Ledger, Versions
-from msbd_dist.canvas.masks import scale_mask
+from msbd_dist.canvas.masks import feather, scale_mask
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.core.compose import (
@@ -55,7 +55,7 @@ from msbd_dist.core.compose import (
     resample,
     stage_view,
 )
-from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings, Params
+from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings, Params, shown
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import SR_HALO, Plan, Stage, Task
@@ -107,6 +107,10 @@ class Scene:
     def mask(self, window: Box) -> Bools:
         """The mask in a window of the stage: True where any pixel under it is (h, w)."""
         return stage_mask(self.canvas, self.stage, window)
+
+    def depth(self, window: Box) -> Floats:
+        """How far inside the mask pixels are: 0 outside, 1 from one latent cell on (h, w)."""
+        return stage_depth(self.canvas, self.plan, self.stage, window)
 
     def source(self, window: Box) -> Floats:
         """x_in in a window of the stage: (3, h, w) in [0, 1]."""
@@ -321,16 +325,11 @@ class TaskWorker:
 
     def _new_fit(self, scene: Scene, slots: tuple[int, ...]) -> DecoderFit:
         method, latent = scene.plan.method, self._models.latent
-        settings = FitSettings(
-            lr=method.decoder_lr,
-            lam=method.decoder_lambda,
-            reduction=method.decoder_reduction,
-        )
         load = partial(self._fit_segment, scene)
         rounds = Rounds.of(method, len(slots))
         half = method.decoder_batch == "sample" and self._models.products == torch.bfloat16
         decode = partial(latent.decode, half=half)
-        fit = DecoderFit(decode, latent.decoder_weights(), load, rounds, settings)
+        fit = DecoderFit(decode, latent.decoder_weights(), load, rounds, FitSettings.of(method))
         Checkpoint.of(scene).restore(fit)
         return fit
 
@@ -346,7 +345,7 @@ class TaskWorker:
             z=z,
             target=self._models.latent.decode(z).clone(),
             source=tensor(scene.source(window)),
-            mask=tensor(scene.mask(window)[None]),
+            depth=tensor(scene.depth(window)[None]),
             weight=tensor(weights[None].copy()),
         )
 
@@ -360,7 +359,11 @@ class TaskWorker:
 
     def _decode_slot(self, scene: Scene, slot: int, z: torch.Tensor, params: Params | None) -> None:
         with torch.no_grad():
-            pixels = self._models.latent.decode(z, params)[0].clamp(0, 1).cpu().numpy()
+            decoded = self._models.latent.decode(z, params)
+            if params is not None and (depth := scene.depth(scene.stage.window(slot))).any():
+                plain = self._models.latent.decode(z)
+                decoded = shown(decoded, plain, torch.from_numpy(depth).to(plain.device))
+            pixels = decoded[0].clamp(0, 1).cpu().numpy()
         _require_finite(pixels, scene, "decoder")
         if float(np.ptp(pixels)) < FLAT:
             self._report_flat(scene, slot)
@@ -615,6 +618,15 @@ def _fitted(scene: Scene, given: Given, large: Floats) -> Floats:
 def stage_mask(canvas: Canvas, stage: Stage, window: Box) -> Bools:
     """The mask in a window of a stage, by maximum: (h, w) bool."""
     return scale_mask(canvas.mask, stage.image_rect(window), window.size)
+
+
+def stage_depth(canvas: Canvas, plan: Plan, stage: Stage, window: Box) -> Floats:
+    """How far inside the mask a stage's pixels are: (h, w) in [0, 1], as `core.decoder` has it.
+
+    The picture's border, beyond which the mask is reflected, is no edge of it.
+    """
+    band, read = plan.family.vae_factor, partial(stage_mask, canvas, stage)
+    return feather(read, band, window, bounds=window.grown(band))
 
 
 def _noise(fields: Sequence[NoiseField], boxes: Sequence[Box], device: torch.device) -> Noise:

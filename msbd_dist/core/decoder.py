@@ -7,6 +7,18 @@ means are taken over the masked and unmasked elements of the whole region: each 
 where segments overlap, because segments enter with their compositing weights. The tuned weights are
 a copy; the pretrained ones are never written.
 
+Well inside the mask the best that D_theta can be is D_0, which is at hand. So a stage shows D_theta
+outside the mask and in a band along its edge, and D_0 further inside (`shown`), and the loss leaves
+out what is further inside. In the band the first mean counts a pixel by its depth: what touches the
+background is free to continue it. A pixel's depth is 0 outside the mask, rises in a line with its
+distance from the edge, and is 1 where the band ends, one latent cell inside:
+
+    depth             0 ... 0 | 1/8 2/8 ... 7/8   1 ... 1
+    first mean        0 ... 0 | 1/8 2/8 ... 7/8   0 ... 0
+    second mean       1 ... 1 |  0   0  ...  0    0 ... 0
+    share of D_0      0 ... 0 | depth (2 - depth) 1 ... 1
+                             edge               end of the band
+
 Every process holds all weights. A step is: the gradient of its share of the step's segments
 (`core/rounds.py`), summed over all processes (`core/reduction.py`), and the same Adam step
 everywhere.
@@ -22,7 +34,7 @@ import torch
 
 from msbd_dist.core.reduction import GradientSum, Team
 from msbd_dist.core.rounds import Part, Rounds
-from msbd_dist.core.spec import Reduction
+from msbd_dist.core.spec import Method, Reduction
 
 HELD_BYTES = 512 << 20  # of segments that a process keeps; others are loaded for each step
 
@@ -37,7 +49,7 @@ class FitSegment:
     z: torch.Tensor  # (1, C, h, w): the stage's latent
     target: torch.Tensor  # (1, 3, H, W): D_0(z), the pretrained decoder's picture
     source: torch.Tensor  # (1, 3, H, W): x_in
-    mask: torch.Tensor  # (1, 1, H, W) bool: inside the edit
+    depth: torch.Tensor  # (1, 1, H, W) in [0, 1]: how far inside the edit, in bands
     weight: torch.Tensor  # (1, 1, H, W): compositing weights
 
     @property
@@ -58,8 +70,9 @@ class Areas:
         inside = outside = 0
         for s in segments:
             channels = s.source.shape[1]
-            inside += channels * round(1e3 * float((s.weight * s.mask).sum(dtype=torch.float64)))
-            outside += channels * round(1e3 * float((s.weight * ~s.mask).sum(dtype=torch.float64)))
+            mask = s.depth > 0
+            inside += channels * round(1e3 * float((s.weight * mask).sum(dtype=torch.float64)))
+            outside += channels * round(1e3 * float((s.weight * ~mask).sum(dtype=torch.float64)))
         return cls(inside / 1e3, outside / 1e3)
 
 
@@ -67,10 +80,19 @@ def segment_loss(
     decode: Decode, params: Params | None, segment: FitSegment, areas: Areas, *, lam: float
 ) -> torch.Tensor:
     """This segment's share of the loss: a scalar; the shares of all segments sum to L."""
-    out = decode(segment.z, params)
-    inside = (segment.weight * segment.mask * (out - segment.target) ** 2).sum()
-    outside = (segment.weight * ~segment.mask * (out - segment.source) ** 2).sum()
+    out, depth = decode(segment.z, params), segment.depth
+    band, background = depth * (depth < 1), depth == 0
+    inside = (segment.weight * band * (out - segment.target) ** 2).sum()
+    outside = (segment.weight * background * (out - segment.source) ** 2).sum()
     return inside / max(areas.inside, 1.0) + lam * outside / max(areas.outside, 1.0)
+
+
+def shown(tuned: torch.Tensor, plain: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+    """What a stage shows of D_theta(z) and D_0(z), both (B, 3, H, W); ``depth``: (B, 1, H, W).
+
+    Exactly D_theta where the depth is 0, exactly D_0 where it is 1.
+    """
+    return torch.lerp(tuned, plain, depth * (2 - depth))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +102,18 @@ class FitSettings:
     lr: float
     lam: float
     reduction: Reduction = "exact"
+    betas: tuple[float, float] = (0.9, 0.999)  # Adam's
+
+    @classmethod
+    def of(cls, method: Method) -> FitSettings:
+        """As a settled method has it. The few steps of samples have a shorter memory."""
+        assert method.decoder_lr is not None
+        return cls(
+            lr=method.decoder_lr,
+            lam=method.decoder_lambda,
+            reduction=method.decoder_reduction,
+            betas=(0.8, 0.9) if method.decoder_batch == "sample" else cls.betas,
+        )
 
 
 class DecoderFit:
@@ -102,7 +136,7 @@ class DecoderFit:
         self.rounds, self.settings = rounds, settings
         self.params = {k: v.detach().clone().requires_grad_(True) for k, v in pretrained.items()}
         self._weights = list(self.params.values())
-        self._optimizer = torch.optim.Adam(self._weights, lr=settings.lr)
+        self._optimizer = torch.optim.Adam(self._weights, lr=settings.lr, betas=settings.betas)
         self._held: dict[int, FitSegment] = {}  # segments that were needed here
         self._areas: Areas | None = None
         self._outside: list[float] = []  # of each segment, its area outside the mask

@@ -3,8 +3,8 @@
 full        every step looks at all segments (the paper)
 minibatch   a step for each pair in turn (the authors' code)
 sample      every step looks at a few, chosen by how much of them lies outside the mask, where
-            nearly all of the loss is: a step costs a fraction, and there are more of them,
-            first longer ones and then ever shorter ones, so that what is chosen evens out
+            nearly all of the loss is: a step costs a fraction, there are more of them, and
+            their length falls in a line to nothing, so that what is chosen evens out
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from msbd_dist.core.tiling import batches
 PAIR = 2
 SHARE = 20  # a sample is this part of the segments, or one
 STEPS = 100  # the paper's
-SAMPLE_STEPS = 350  # what samples take to the loss that the paper's steps reach
+SAMPLE_STEPS = 300  # what samples take to the loss that the paper's steps reach
+ONE_STEPS = 60  # and what longer steps over all of one segment take
 EVEN = 0.1  # of the choices go to all segments alike
 GOLDEN = (sqrt(5) - 1) / 2  # its multiples, less whole numbers, fill an interval evenly
 
@@ -50,9 +51,11 @@ class Rounds:
         if kind == "minibatch":
             pairs = len(batches(segments, PAIR))
             return cls(segments, min(PAIR, segments), (wanted or STEPS) * pairs)
-        if kind == "full" or segments == 1:
+        if kind == "full":
             return cls(segments, segments, wanted or STEPS)
-        steps = wanted or min(SAMPLE_STEPS, STEPS * segments)  # never more work than the paper's
+        if segments == 1:
+            return cls(1, 1, wanted or ONE_STEPS)
+        steps = wanted or min(SAMPLE_STEPS, ONE_STEPS * segments)
         return cls(segments, max(1, round(segments / SHARE)), steps, True)
 
     @property
@@ -85,15 +88,15 @@ class Rounds:
         return picked
 
     def rate(self, step: int) -> float:
-        """A step's learning rate, as a multiple of the method's; 1 in the mean."""
-        return 2 - (2 * step + 1) / self.steps if self.sampled else 1.0
+        """A step's learning rate, as a share of the method's."""
+        return 1 - (step + 0.5) / self.steps if self.sampled else 1.0
 
     def _in_turn(self, step: int) -> tuple[int, ...]:
         return batches(self.segments, self.batch)[step % self.per_round]
 
 
 def chances(weights: Sequence[float]) -> list[float]:
-    """How likely each segment is to be looked at: by its weight, but never never."""
+    """How likely each segment is to be looked at: by its weight, and the chance is never 0."""
     total, count = sum(weights), len(weights)
     if not total:
         return [1 / count] * count

@@ -216,11 +216,18 @@ class Method:
     decoder_steps: int | None = field(
         default=None,
         metadata=_about(
-            "steps of decoder optimization; without, 350 of samples, else 100", low=1, high=100_000
+            "steps of decoder optimization; without, 300 of samples, 60 of one segment, else 100",
+            low=1,
+            high=100_000,
         ),
     )
-    decoder_lr: float = field(
-        default=1e-4, metadata=_about("learning rate of decoder optimization", above=0, high=1)
+    decoder_lr: float | None = field(
+        default=None,
+        metadata=_about(
+            "learning rate of decoder optimization; without, 2.5e-4 of samples, else 1e-4",
+            above=0,
+            high=1,
+        ),
     )
     decoder_lambda: float = field(
         default=100.0,
@@ -261,12 +268,13 @@ class Method:
         _check_ranges(self)
 
     def settled(self, family: Family) -> Method:
-        """The same with the family's recommendation wherever nothing was chosen."""
+        """The same with what is recommended, mostly by the family, wherever nothing was chosen."""
 
         def chosen(value: float | None, recommended: float) -> float:
             return recommended if value is None else value
 
         guidance = chosen(self.guidance, family.guidance)
+        rate = 2.5e-4 if self.decoder_batch == "sample" else 1e-4
         otherwise = guidance if family.segment_guidance is None else family.segment_guidance
         return replace(
             self,
@@ -274,6 +282,7 @@ class Method:
             segment_guidance=chosen(self.segment_guidance, otherwise),
             middle_start=chosen(self.middle_start, family.middle_start),
             segment_start=chosen(self.segment_start, family.segment_start),
+            decoder_lr=chosen(self.decoder_lr, rate),
         )
 
 

@@ -21,15 +21,16 @@ import zarr
 from quick import FAST, FASTEST, draw_inputs, manifest_of, pixels
 from ray import cloudpickle
 from safetensors.torch import load_file, save_file
+from scipy.ndimage import distance_transform_edt
 
 from msbd_dist.batch import steps
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.record import Order, WorkerSpec, load_edit, versions_of
 from msbd_dist.batch.run import RunResult, life, run_manifest
-from msbd_dist.batch.worker import TaskWorker
+from msbd_dist.batch.worker import TaskWorker, stage_depth, stage_mask
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.ledger import Ledger
-from msbd_dist.core.geometry import Size
+from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ModelError, MsbdError
 from msbd_dist.fleet.executor import Attempt
@@ -357,6 +358,46 @@ def test_the_real_decoder_is_bit_identical_after_a_fit_that_lowers_the_loss(
     assert losses[-1] < losses[0]
     for key, value in decoder.state_dict().items():
         assert torch.equal(before[key], value), key
+
+
+def test_what_is_painted_stays_but_for_a_band_along_the_masks_edge(tmp_path: Path) -> None:
+    """However hard the decoder is tuned: here with steps a hundred times too long."""
+    draw_inputs(tmp_path, size=Size(128, 128))
+    off = {**PLAIN, "decoder_optimization": False}
+    hard = {**PLAIN, "decoder_optimization": True, "decoder_lr": 0.01, "decoder_steps": 4}
+    result = serial(manifest_of(tmp_path, off, hard), tmp_path / "out")
+    plain, tuned = (pixels(str(edit.output)).astype(int) for edit in result.edits)
+    depth = distance_transform_edt(pixels(tmp_path / "mask.png") > 127)
+    changed = abs(tuned - plain).max(axis=-1)
+    assert changed[depth >= 8].max() <= 1
+    assert changed[depth >= 8].size
+    assert changed[(depth > 0) & (depth <= 4)].mean() > 10
+
+
+def test_how_deep_a_pixel_is_does_not_depend_on_the_window(tmp_path: Path) -> None:
+    """Nor is the picture's border an edge of the mask."""
+    draw_inputs(tmp_path, size=Size(160, 400))
+    manifest = manifest_of(tmp_path, {**PLAIN, "mask": [0, 40, 260, 120]})
+    edit = steps.prepare(manifest.edits[0], open_files(tmp_path / "out") / "e0", MODELS)
+    (ingest,) = next(life(edit, lambda: None))
+    assert isinstance(ingest, steps.Chore)
+    ingest("1.0")
+    plan = edit.record.plan
+    for stage in plan.stages:
+        canvas, whole = edit.canvas(stage), Box.of(stage.size)
+        depth = stage_depth(canvas, plan, stage, whole)
+        mask = stage_mask(canvas, stage, whole)
+        assert ((depth > 0) == mask).all()
+        assert depth[mask].min() == pytest.approx(1 / 8)
+        assert depth.max() == 1
+        for slot in range(len(stage.segments)):
+            window = stage.window(slot)
+            seen = window.intersection(whole)
+            assert seen is not None
+            part = stage_depth(canvas, plan, stage, window)[seen.relative_to(window).slices]
+            assert (part == depth[seen.slices]).all()
+    at = plan.final.region  # at full resolution; the mask meets the picture's lower border
+    assert depth[159 - at.y0, 130 - at.x0] == 1
 
 
 OPTIONS: list[dict[str, Any]] = [

@@ -18,6 +18,7 @@ from msbd_dist.core.decoder import (
     FitSettings,
     Params,
     segment_loss,
+    shown,
 )
 from msbd_dist.core.reduction import Alone, Team
 from msbd_dist.core.rounds import Rounds
@@ -50,11 +51,12 @@ def weights() -> Params:
 def segment(seed: int, weight: torch.Tensor | None = None) -> FitSegment:
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(1, 4, 4, 4, generator=generator)
-    mask = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
-    mask[..., 8:24, 10:20] = True
+    depth = torch.zeros(1, 1, 32, 32)
+    depth[..., 8:24, 10:20] = 0.5
+    depth[..., 10:22, 12:18] = 1
     source = torch.rand(1, 3, 32, 32, generator=generator) * 0.3 + 0.5
     ones = torch.ones(1, 1, 32, 32)
-    return FitSegment(z, decode(z), source, mask, ones if weight is None else weight)
+    return FitSegment(z, decode(z), source, depth, ones if weight is None else weight)
 
 
 def fitted(
@@ -68,13 +70,25 @@ def fitted(
     return fit.run(team or Alone()), fit.losses
 
 
-def test_the_loss_is_the_papers_with_means_over_each_side() -> None:
+def test_the_loss_is_the_papers_but_for_what_the_pretrained_decoder_will_show() -> None:
     one = segment(0)
     params = {k: v + 0.01 for k, v in weights().items()}
-    out, m = decode(one.z, params), one.mask.expand(1, 3, 32, 32)
-    wanted = ((out - one.target) ** 2)[m].mean() + 100 * ((out - one.source) ** 2)[~m].mean()
+    out, depth = decode(one.z, params), one.depth.expand(1, 3, 32, 32)
+    changed, mismatch = (out - one.target) ** 2, (out - one.source) ** 2
+    inside = (changed * depth)[(depth > 0) & (depth < 1)].sum() / (depth > 0).sum()
     found = segment_loss(decode, params, one, Areas.of([one]), lam=100)
+    wanted = inside + 100 * mismatch[depth == 0].mean()
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_stage_shows_the_tuned_decoder_outside_and_the_pretrained_one_deep_inside() -> None:
+    tuned, plain = torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4)
+    depth = torch.tensor([0, 0.25, 0.75, 1]).expand(1, 1, 4, 4)
+    out = shown(tuned, plain, depth)
+    assert torch.equal(out[..., 0], tuned[..., 0])
+    assert torch.equal(out[..., 3], plain[..., 3])
+    share = ((out - tuned) / (plain - tuned))[..., 1:3]
+    assert share.mean(dim=(0, 1, 2)).tolist() == pytest.approx([0.4375, 0.9375], abs=1e-3)
 
 
 def test_only_the_background_term_is_there_at_the_start() -> None:
@@ -131,7 +145,7 @@ def test_samples_reach_the_loss_of_all_segments_with_a_fraction_of_the_passes() 
     areas = Areas.of(segments)
 
     def reached(rounds: Rounds) -> float:
-        tuned, _ = fitted(segments, rounds=rounds)
+        tuned, _ = fitted(segments, rounds=rounds, lr=1e-3 / rounds.rate(rounds.steps // 2))
         return sum(float(segment_loss(decode, tuned, s, areas, lam=100)) for s in segments)
 
     assert reached(sample) <= reached(full)
@@ -147,14 +161,14 @@ def test_the_losses_of_samples_are_those_of_all_segments() -> None:
 
 def test_a_mask_over_everything_has_no_background_term() -> None:
     one = segment(0)
-    full = FitSegment(one.z, one.target, one.source, torch.ones_like(one.mask), one.weight)
+    full = FitSegment(one.z, one.target, one.source, torch.ones_like(one.depth), one.weight)
     _, losses = fitted([full], steps=2)
     assert losses == [0.0, 0.0]
 
 
 def test_a_loss_that_is_not_finite_is_an_error() -> None:
     one = segment(0)
-    bad = FitSegment(one.z, one.target, one.source * torch.nan, one.mask, one.weight)
+    bad = FitSegment(one.z, one.target, one.source * torch.nan, one.depth, one.weight)
     with pytest.raises(ArithmeticError, match="not finite"):
         fitted([bad])
 

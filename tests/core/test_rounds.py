@@ -47,7 +47,7 @@ def test_samples_cost_a_quarter_of_that_or_less(count: int) -> None:
 
 
 @given(st.integers(1, 60), KINDS, st.integers(1, 40))
-def test_the_learning_rate_of_samples_falls_and_is_the_methods_in_the_mean(
+def test_the_learning_rate_of_samples_falls_in_a_line_from_the_methods_to_nothing(
     count: int, kind: str, steps: int
 ) -> None:
     method = Method(decoder_batch=kind, decoder_steps=steps)  # type: ignore[arg-type]
@@ -57,17 +57,20 @@ def test_the_learning_rate_of_samples_falls_and_is_the_methods_in_the_mean(
         assert set(rates) == {1.0}
         return
     assert rates == sorted(rates, reverse=True)
-    assert rates[-1] > 0
-    assert sum(rates) / steps == pytest.approx(1)
+    assert 0 < rates[-1] <= 1 / steps
+    assert sum(rates) / steps == pytest.approx(0.5)
 
 
 def test_samples_are_never_more_work_than_all() -> None:
-    assert Rounds.of(Method(), 1) == Rounds.of(Method(decoder_batch="full"), 1)
+    assert not Rounds.of(Method(), 1).sampled
     for count in range(1, 60):
         assert Rounds.of(Method(), count).passes <= STEPS * count
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=4, max_size=60))
+AREAS = st.just(0.0) | st.floats(1e-3, 1e6)  # in thousandths, as they are counted
+
+
+@given(st.lists(AREAS, min_size=4, max_size=60))
 def test_segments_are_chosen_by_weight_and_count_as_all_do(weights: list[float]) -> None:
     """How often a segment is looked at, times what it counts then, is the same for all."""
     rounds, steps = Rounds(len(weights), 2, 4000, True), range(4000)
