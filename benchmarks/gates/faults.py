@@ -288,6 +288,11 @@ def _inside_free() -> Any:
     return replaced(decoder, "segment_loss", change)
 
 
+@fault("fit-shows-inside", "fitted", "stages show the tuned decoder all over the mask")
+def _shows_inside() -> Any:
+    return patch.object(worker, "shown", lambda tuned, plain, depth: tuned)
+
+
 @fault("fit-to-input", "fitted", "the decoder's loss pulls the inside of the mask to the input too")
 def _to_input() -> Any:
     def change(real: Broken) -> Broken:

@@ -144,10 +144,11 @@ GATES = {
             name="kept",
             case="fitted",
             measure=measures.kept,
-            low=3.7,
-            high=5.5,
+            low=4.7,
+            high=5.6,
             fault="fit-to-input",
         ),
+        Gate(name="deep", case="fitted", measure=measures.deep, high=0.3, fault="fit-shows-inside"),
         Gate(
             name="summed",
             case="summed",

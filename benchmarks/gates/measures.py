@@ -276,6 +276,14 @@ def kept(eyes: Eyes, made: Made) -> float:
     return max(_rms(tuned - plain, mask) for tuned, plain, _, mask in _decoded(eyes, made))
 
 
+def deep(eyes: Eyes, made: Made) -> float:
+    """The same of what is at least a latent cell inside the mask."""
+    cell = made.plan.family.vae_factor - 1
+    return max(
+        _rms(tuned - plain, _parts(mask, cell)[0]) for tuned, plain, _, mask in _decoded(eyes, made)
+    )
+
+
 # --- the file -------------------------------------------------------------------------------------
 
 

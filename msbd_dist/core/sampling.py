@@ -95,13 +95,13 @@ def blended_diffusion(
     ``z0``: (B, C, h, w) latents of the picture. ``mask``: (B or 1, 1, h, w) bool, True inside the
     edit, or None for no blending. The start is ``q(z_t | z0)`` at the first step's level. Each step
     draws its background once, at the level that the step *ends* on, and is repeated ``repaint``
-    times after a jump back up: ``len(steps) * (repaint + 1)`` calls of the denoiser. The last step
-    ends on ``z0`` itself outside the mask, whatever its level.
+    times after a jump back up: ``len(steps) * (repaint + 1)`` calls of the denoiser. In the end
+    there is ``z0`` itself outside the mask, also where the schedule does not end clean.
     """
     z = noised(z0, steps[0].a, noise(("start",)))
     for index, step in enumerate(steps):
         background = z0
-        if index < len(steps) - 1 and mask is not None:
+        if step.a_prev < 1 and mask is not None:
             background = noised(z0, step.a_prev, noise(("background", index)))
         for turn in range(repaint + 1):
             if turn > 0:
@@ -111,4 +111,4 @@ def blended_diffusion(
             z = ddim_step(z, x0, step, eta=eta, noise=fresh)
             if mask is not None:
                 z = torch.where(mask, z, background)
-    return z
+    return z if mask is None else torch.where(mask, z, z0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 from typing import Any
 
@@ -22,6 +23,7 @@ from msbd_dist.core.sampling import (
     schedule,
     timesteps,
 )
+from msbd_dist.core.timesteps import STABLE_DIFFUSION
 
 # Stable Diffusion's own betas: linear in their square roots
 ALPHAS = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2, 0)
@@ -139,8 +141,29 @@ def test_fifty_steps_with_five_repaints_are_300_calls_and_250_renoisings() -> No
     calls, names = run_counted(50, 5)
     assert calls == 300
     assert sum(name[0] == "renoise" for name in names) == 250
-    assert sum(name[0] == "background" for name in names) == 49  # the last one is z0 itself
+    assert sum(name[0] == "background" for name in names) == 50
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("to_clean", [True, False])
+def test_the_background_has_the_noise_that_the_model_is_told_in_every_call(to_clean: bool) -> None:
+    shape = (1, 4, 32, 32)
+    found, spacing = [], replace(STABLE_DIFFUSION, to_clean=to_clean)
+
+    def denoiser(z: torch.Tensor, t: int) -> torch.Tensor:
+        found.append(float(z.std()) / sqrt(1 - float(ALPHAS[t])))
+        return torch.zeros(shape)
+
+    blended_diffusion(
+        denoiser,
+        torch.zeros(shape),
+        torch.zeros(1, 1, 32, 32, dtype=torch.bool),
+        schedule(ALPHAS, 5, spacing=spacing),
+        Draws(shape),
+        repaint=3,
+    )
+    assert len(found) == 20
+    assert found == pytest.approx([1] * 20, abs=0.05)
 
 
 @pytest.mark.parametrize("repaint", [0, 3])
