@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from quick import FASTEST, draw_inputs, manifest_of, pixels
 
 from msbd_dist.batch.run import RunResult, run_manifest
@@ -17,7 +18,12 @@ def test_a_run_with_a_mask_of_files_and_shapes(tmp_path: Path) -> None:
     ring = [[80, 2], [110, 2], [110, 17], [80, 17], [80, 2]]
     outlines = tmp_path / "outlines.geojson"
     outlines.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
-    mask = {"any": ["outlines.geojson", {"any": ["mask.png", [0, 0, 9, 9]], "invert": "on"}]}
+    hole = np.full((100, 120, 4), 200, np.uint8)
+    hole[30:60, 40:70, 3] = 0
+    Image.fromarray(hole).save(tmp_path / "hole.png")
+    cut = {"file": "hole.png", "from": "alpha", "invert": "on"}
+    inverted = {"any": ["mask.png", [0, 0, 9, 9]], "invert": "on"}
+    mask = {"any": ["outlines.geojson", inverted, cut]}
 
     def run() -> RunResult:
         manifest = manifest_of(tmp_path, {**FASTEST, "mask": mask})
@@ -27,7 +33,7 @@ def test_a_run_with_a_mask_of_files_and_shapes(tmp_path: Path) -> None:
     assert edit.error is None
     wanted = pixels(tmp_path / "mask.png") < 128
     wanted[0:9, 0:9] = False
-    wanted[2:17, 80:110] = True
+    wanted[2:17, 80:110] = wanted[30:60, 40:70] = True
     changed = (pixels(tmp_path / "image.png") != pixels(str(edit.output))).any(axis=2)
     assert not changed[~wanted].any()
     assert np.count_nonzero(changed) > 0.9 * np.count_nonzero(wanted)

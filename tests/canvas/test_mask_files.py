@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import zarr
 from PIL import Image
+from whole import read_mask as in_one_piece
 
 from msbd_dist.canvas import masks
 from msbd_dist.canvas.combined import look_at_mask, make_mask
@@ -139,6 +140,27 @@ def test_what_is_white_on_black_is_no_matter_of_doubt(
     assert looked.notes == ()
     if case != "soft":
         assert np.array_equal(looked.mask.window(Box.of(picture.size)), PAINTED)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", ["noise", "greys", "opaque above"])
+def test_brightness_is_what_it_was_of_whole_arrays(
+    kind: str, channels: int, dtype: Any, tmp_path: Path, picture: Picture
+) -> None:
+    peak, rng = np.iinfo(dtype).max, np.random.default_rng(channels)
+    samples = rng.integers(0, peak, (60, 80, channels), dtype, endpoint=True)
+    if kind == "greys":
+        samples[..., : channels - 1 + channels % 2] = samples[..., :1]
+    if kind == "opaque above" and channels % 2 == 0:
+        samples[:30, :, -1] = peak
+    tags: Any = {"photometric": "rgb" if channels > 2 else "minisblack", "rowsperstrip": 7}
+    if channels % 2 == 0:
+        tags["extrasamples"] = ["unassalpha"]
+    place = drawn(tmp_path / "m.tif", samples.squeeze(), planarconfig="contig", **tags)
+    found = whole(MaskFile(file=place, from_="luma"), picture)
+    assert np.array_equal(found, in_one_piece(place, picture))
+    assert 0 < found.sum() < found.size
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
