@@ -70,6 +70,13 @@ class Header:
     stray: int  # bytes before it that belong to no segment
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(height, width); zeros where they aren't said."""
+        frames = (one.data for one in self.segments if one.code in _FRAMES and len(one.data) >= 5)
+        height, width = struct.unpack_from(">HH", next(frames, bytes(5)), 1)
+        return height, width
+
+    @property
     def wrong_scan(self) -> bool:
         """Whether the scan of a sequential picture says that it is a part of one."""
         frames = {one.code for one in self.segments if one.code in _FRAMES}
@@ -153,8 +160,11 @@ def _after_scan(data: Data, place: int) -> int:
 # ---------------------------------------------------------------- what they hold
 
 
-def metadata_of(head: Header) -> tuple[Metadata, list[Loss]]:
-    """What a JPEG's segments hold, and what of it no new file has."""
+def metadata_of(head: Header, *, gains: bool = False) -> tuple[Metadata, list[Loss]]:
+    """What a JPEG's segments hold, and what of it no new file has.
+
+    ``gains``: a picture behind the main one says that it is a gain map.
+    """
     found = _Found(head.segments)
     packets = found.all(0xE1, _XMP)
     packet, lost = _xmp_of(packets[0] if packets else None, found)
@@ -169,7 +179,8 @@ def metadata_of(head: Header) -> tuple[Metadata, list[Loss]]:
         comments=tuple(_text(data) for data in found.all(COM) if data.strip(b"\0")),
         resolution=resolution_of(exif) or _resolution(found),
     )
-    return held, [*lost, *_others(found, gains=any(xmp.GAIN_MAP in one for one in packets))]
+    gains = gains or any(xmp.GAIN_MAP in one for one in packets)
+    return held, [*lost, *_others(found, gains=gains)]
 
 
 class _Found:
@@ -305,21 +316,42 @@ def _kinds(directory: bytes) -> list[int]:
         return [0x030000, 0]
 
 
+_GAIN_BEHIND = re.compile(rb"hdr-gain-map/|HDRGainMap|ts:21496:-1")
+
+
+def gain_behind(data: Data, end: int) -> bool:
+    """Whether what follows a picture tells of a gain map."""
+    return bool(_GAIN_BEHIND.search(data, end))
+
+
 _VIDEO = re.compile(rb"ftyp(?:mp4|iso|qt |avc|MSNV|M4V|hev|hvc)|MotionPhoto_Data")
 
 
-def after_end(data: Data, head: Header) -> Iterator[Loss]:
-    """What follows the picture that nothing in its header tells of."""
-    end = end_of_samples(data, head.end)
-    named = any(one.code == 0xE2 and one.data.startswith(b"MPF\0") for one in head.segments)
+def after_end(data: Data, head: Header, end: int) -> Iterator[Loss]:
+    """What follows the picture, from ``end`` on, that nothing in its header tells of."""
+    listed = any(one.code == 0xE2 and one.data.startswith(b"MPF\0") for one in head.segments)
     if _VIDEO.search(data, end):
         yield Loss("video", "the video behind the picture")
-    elif named or not data[end : end + (1 << 20)].strip(b"\0\xff\n\r\t "):
+    elif listed or not data[end : end + _LOOK].strip(b"\0\xff\n\r\t "):
         return
     elif data[end : end + 3] == b"\xff\xd8\xff":
-        yield Loss("second-picture", "a second picture behind the first")
+        yield _second(head, header_of(data[end : end + _LOOK]), gain=gain_behind(data, end))
     else:
         yield Loss("other", f"{len(data) - end} bytes behind the picture", matters=False)
+
+
+_LOOK = 1 << 20  # bytes of what follows
+
+
+def _second(first: Header, second: Header, *, gain: bool) -> Loss:
+    """A picture behind another one; a smaller one of its shape is a camera's preview."""
+    if gain:
+        return Loss("gain-map", "the gain map")
+    (height, width), (h, w) = first.size, second.size
+    alike = abs(h * width - w * height) <= 2 * max(height, width)
+    if 0 < h < height and alike:
+        return Loss("thumbnail", "the large preview", matters=False)
+    return Loss("second-picture", "a second picture behind the first")
 
 
 # ---------------------------------------------------------------- written

@@ -75,6 +75,7 @@ def metadata_of(chunks: Chunks) -> tuple[Metadata, list[Loss]]:
     """What a PNG's chunks hold, and what of it no new file has."""
     texts = [text for name, data in chunks.found if (text := text_of(name.encode() + data))]
     profiles = {text.keyword: data for text in texts if (data := _profile_of(text))}
+    packet = profiles.get(_PROFILE + "xmp") or _xmp_in_app1(profiles)
     resources, inner = photoshop.parted(profiles.get(_PROFILE + "8bim", b""))
     wrapped, iptc = photoshop.parted(profiles.get(_PROFILE + "iptc", b""))
     bare = wrapped if wrapped and wrapped.startswith(b"\x1c") else None
@@ -82,7 +83,7 @@ def metadata_of(chunks: Chunks) -> tuple[Metadata, list[Loss]]:
     held = Metadata(
         icc=_icc_of(chunks) or profiles.get(_PROFILE + "icc") or profiles.get(_PROFILE + "icm"),
         exif=_exif_of(chunks, profiles),
-        xmp=_xmp_of(texts) or profiles.get(_PROFILE + "xmp"),
+        xmp=_xmp_of(texts) or packet,
         iptc=bare or iptc or inner,
         photoshop=resources,
         texts=tuple(t for t in texts if t.keyword not in profiles and t.keyword != _XMP),
@@ -118,7 +119,7 @@ def _profile_of(text: Text) -> bytes | None:
     """What ImageMagick writes as text: a name, a length and hexadecimal digits."""
     if not text.keyword.startswith(_PROFILE):
         return None
-    found = re.fullmatch(r"\s*\S+\s+(\d+)\s([0-9a-fA-F\s]*)", text.text)
+    found = re.fullmatch(r"\s*[^\n]+\n\s*(\d+)\s([0-9a-fA-F\s]*)", text.text)
     if not found:
         return None
     digits = "".join(found[2].split())
@@ -129,6 +130,15 @@ def _xmp_of(texts: list[Text]) -> bytes | None:
     return next((text.text.encode() for text in texts if text.keyword == _XMP), None)
 
 
+_APP1 = b"http://ns.adobe.com/xap/1.0/\0"
+
+
+def _xmp_in_app1(profiles: dict[str, bytes]) -> bytes | None:
+    """ImageMagick calls EXIF and XMP by the name of their segment in a JPEG."""
+    data = profiles.get(_PROFILE + "APP1", b"")
+    return data.removeprefix(_APP1) if data.startswith(_APP1) else None
+
+
 def _icc_of(chunks: Chunks) -> bytes | None:
     _, _, packed = (chunks.first("iCCP") or b"").partition(b"\0")
     return unpacked(packed[1:]) or None
@@ -137,7 +147,8 @@ def _icc_of(chunks: Chunks) -> bytes | None:
 def _exif_of(chunks: Chunks, profiles: dict[str, bytes]) -> bytes | None:
     block = chunks.first("eXIf")
     for name in ("exif", "APP1"):
-        block = block or profiles.get(_PROFILE + name)
+        data = profiles.get(_PROFILE + name, b"")
+        block = block or (b"" if data.startswith(_APP1) else data)
     return (block or b"").removeprefix(b"Exif\0\0") or None
 
 

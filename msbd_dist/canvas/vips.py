@@ -265,8 +265,9 @@ def _field(image: Any, name: str, default: Any) -> Any:
 def _read_jpeg(path: Path) -> tuple[Metadata, list[Loss]]:
     with _mapped(path) as data:
         header = jpeg.header_of(data)
-        held, lost = jpeg.metadata_of(header)
-        lost += jpeg.after_end(data, header)
+        end = jpeg.end_of_samples(data, header.end)
+        held, lost = jpeg.metadata_of(header, gains=jpeg.gain_behind(data, end))
+        lost += jpeg.after_end(data, header, end)
     wrong = ["its scan's header is wrong"] * header.wrong_scan
     wrong += [f"{header.stray} bytes of its header are no segment"] * bool(header.stray)
     if wrong:

@@ -171,6 +171,19 @@ def test_iptc_is_read_from_all_that_programs_write_into_a_png(tmp_path: Path) ->
         assert held.texts == ()
 
 
+def test_imagemagick_s_profiles_are_read(tmp_path: Path) -> None:
+    block = b"Exif\0\0" + exif_with_thumbnail("<")
+    held = b"http://ns.adobe.com/xap/1.0/\0" + packet("")
+    for data in (block, held):
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Raw profile type APP1", f"\ngeneric profile\n{len(data):8}\n{data.hex()}\n")
+        Image.fromarray(smooth()).save(tmp_path / "a.png", pnginfo=info)
+        found = Picture.open(tmp_path / "a.png").metadata
+        assert (found.xmp == packet("")) == (data is held)
+        assert bool(found.exif) == (data is block)
+        assert found.texts == ()
+
+
 def test_exif_beyond_a_segment_is_a_loss_of_a_jpeg_alone(tmp_path: Path) -> None:
     Image.fromarray(smooth()).save(
         tmp_path / "a.png", exif=exif_with_thumbnail("<", note=bytes(range(256)) * 300)
@@ -295,6 +308,12 @@ def mpf(*kinds: int) -> bytes:
     return segment(0xE2, b"MPF\0" + head + entries)
 
 
+def small_jpeg(*segments: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(smooth()).resize((45, 30)).save(buffer, "JPEG")
+    return buffer.getvalue()[:20] + b"".join(segments) + buffer.getvalue()[20:]
+
+
 GAIN = segment(0xE2, b"urn:iso:std:iso:ts:21496:-1\0" + bytes(4))
 CASES: dict[str, tuple[list[bytes], bytes, dict[str, bool]]] = {
     "MPO": ([mpf(0x030000, 0x020002)], jpeg(), {"a second picture": True}),
@@ -303,6 +322,13 @@ CASES: dict[str, tuple[list[bytes], bytes, dict[str, bool]]] = {
     "gain map by its kind": ([mpf(0x030000, 0x050000)], jpeg(), {"the gain map": True}),
     "gain map by XMP": ([gain_map_xmp(), mpf(0x030000, 0)], jpeg(), {"the gain map": True}),
     "appended": ([], jpeg(), {"a second picture behind the first": True}),
+    "appended preview": ([], small_jpeg(), {"the large preview": False}),
+    "appended gain map": ([gain_map_xmp()], small_jpeg(gain_map_xmp()), {"the gain map": True}),
+    "Apple's gain map": (
+        [mpf(0x030000, 0)],
+        small_jpeg(segment(0xE1, b"http://ns.apple.com/HDRGainMap/1.0/")),
+        {"the gain map": True},
+    ),
     "video": ([], b"\0\0\0\x18ftypmp42" + bytes(99), {"the video behind the picture": True}),
     "zeros": ([], bytes(99), {}),
     "junk": ([], b"junk" * 9, {"36 bytes behind the picture": False}),
