@@ -10,6 +10,7 @@ Of the edits of a long list nothing is kept but their names.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -158,15 +159,19 @@ def _enter(each: Located, number: int, seen: _Seen, edits: Listed) -> None:
     for what, names, value in (("id", seen.ids, spec.id), ("output", seen.outputs, spec.output)):
         if value is None:
             continue
-        key = value.casefold()  # file systems may not tell Star from star
+        key = _alike(value)
         if key in names:
             other = _nth(edits, names[key])
-            if other.at == at and at:
-                remedy = f"write {{id}} into it, so that every {what} is its own"
+            if other.at == at and at and what == "output":
+                remedy = "write {id} into it, so that every output is its own"
+            elif other.at == at and at:
+                remedy = "give a pattern and a matrix items of their own, or rename a file"
             else:
                 remedy = f"{_called(other)} has it too; every {what} must be its own"
             raise where.error((*at, what), f"{value!r} is used twice", remedy)
         names[key] = number
+        if what == "output" and key.endswith(".dzi"):
+            names.setdefault(f"{key.removesuffix('.dzi')}_files", number)  # its tiles
     if spec.in_place:
         if spec.output:
             raise where.error((*at, "in_place"), "has an output too", "write a copy, or remove it")
@@ -184,13 +189,29 @@ def _output_errors(seen: _Seen, edits: Listed) -> Iterator[ManifestError]:
         if seen.reads[image] > 1:
             each, got = _nth(edits, number), f"{image} is read by another edit"
             yield each.where.error((*each.at, "in_place"), got, "write a copy, or edit it alone")
-    read = {place.casefold() for place in seen.reads} if seen.outputs else set()
+    read = {_alike(place) for place in seen.reads} if seen.outputs else set()
     for place, number in seen.outputs.items():
+        got, remedy = "", "give it another name"
+        above = [folder for folder in _above(place) if folder in read or folder in seen.outputs]
         if place in read:
+            got, remedy = "is an input", f"{remedy}; to edit a result, write `image: {{edit: ID}}`"
+        elif above:
+            what = "an input" if above[0] in read else "another output"
+            got, remedy = f"lies inside of {what}", "write it beside that"
+        if got:
             each = _nth(edits, number)
-            got = f"{each.spec.output} is an input"
-            remedy = "give it another name; to edit a result, write `image: {edit: ID}`"
-            yield each.where.error((*each.at, "output"), got, remedy)
+            yield each.where.error((*each.at, "output"), f"{each.spec.output} {got}", remedy)
+
+
+def _alike(name: str) -> str:
+    """The same for names that a file system may take for one: Star and star, é in two forms."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _above(place: str) -> Iterator[str]:
+    """The folders that a path or URL is in, from below."""
+    while (place := place.rpartition("/")[0]) and not place.endswith((":", "/")):
+        yield place
 
 
 def _chain_errors(seen: _Seen, edits: Listed) -> Iterator[ManifestError]:

@@ -16,8 +16,9 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +60,36 @@ def _files(
     found = matching(pattern, folder)
     if not found:
         raise where.error((*at, "image"), f"{pattern} matches nothing", "give another pattern")
-    names = {name_of(place) for place in found}
+    overrides = {composed(name): keys for name, keys in overrides.items()}
+    names = {composed(name_of(place)) for place in found}
     for name in overrides:
         if name not in names:
             got = f"is no file that {pattern} matches"
             raise where.unknown((*at, "overrides", name), sorted(names), got)
-    edits = [{**values, **overrides.get(name_of(place), {}), "image": place} for place in found]
+    edits = [
+        {**values, **overrides.get(composed(name_of(place)), {}), "image": place} for place in found
+    ]
     others = {other for edit in edits for other in _others(edit, folder)}
     edits = [edit for edit in edits if absolute(edit["image"], folder) not in others]
     if not edits:
         got = f"{pattern} matches nothing but masks and outputs of one another"
         raise where.error((*at, "image"), got, "give another pattern")
-    for edit, name in zip(edits, distinct([stem_of(e["image"]) for e in edits]), strict=True):
+    for edit, name in zip(edits, names_of([e["image"] for e in edits]), strict=True):
         yield {**edit, "id": f"{values['id']}-{name}"}
+
+
+def names_of(places: list[str]) -> list[str]:
+    """A name for each picture: its stem, with its folders where others have the same."""
+    twice = Counter(map(stem_of, places))
+    folders = [place.split("/")[:-1] for place in places]
+    shared = sum(
+        1 for _ in takewhile(lambda same: len(set(same)) == 1, zip(*folders, strict=False))
+    )
+    texts = (
+        "/".join([*inside[shared:], stem]) if twice[stem := stem_of(place)] > 1 else stem
+        for place, inside in zip(places, folders, strict=True)
+    )
+    return distinct(list(texts))
 
 
 def _others(edit: dict[str, Any], folder: Path) -> Iterator[str]:
@@ -81,6 +99,30 @@ def _others(edit: dict[str, Any], folder: Path) -> Iterator[str]:
     for place in (*files, edit.get("output")):
         if place and place.replace("{stem}", stem) != edit["image"]:
             yield absolute(place.replace("{stem}", stem), folder)
+
+
+def composed(name: str) -> str:
+    """A name with letters and their accents as one, however a file system has stored it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def as_stored(place: str) -> str:
+    """A path to what is there, if it is there under a name with accents stored the other way."""
+    if place.isascii() or "://" in place or os.path.lexists(place):
+        return place
+    here = Path(place).anchor
+    for part in Path(place).parts[1:]:
+        path = os.path.join(here, part)
+        here = path if os.path.lexists(path) else _equal_in(here, part)
+    return here if os.path.lexists(here) else place
+
+
+def _equal_in(folder: str, name: str) -> str:
+    with suppress(OSError):
+        for other in os.listdir(folder):
+            if composed(other) == composed(name):
+                return os.path.join(folder, other)
+    return os.path.join(folder, name)
 
 
 def is_pattern(place: str, folder: Path) -> bool:
@@ -96,7 +138,10 @@ def matching(pattern: str, folder: Path) -> list[str]:
         from msbd_dist.canvas.places import matching_urls
 
         return matching_urls(pattern)
-    found = glob.glob(str(Path(glob.escape(str(folder))) / pattern), recursive=True)
+    inside = Path(glob.escape(str(folder)))
+    forms = (pattern, *(unicodedata.normalize(form, pattern) for form in ("NFC", "NFD")))
+    every = (glob.glob(str(inside / form), recursive=True) for form in dict.fromkeys(forms))
+    found = {place for each in every for place in each}
     return sorted(p for p in found if Path(p).suffix == ".zarr" or Path(p).is_file())
 
 
@@ -157,18 +202,23 @@ def distinct(texts: list[str]) -> list[str]:
     """Names that an id may hold, one for each text: its letters and digits, shortened; with a
     digest where two would be the same."""
     names = [_slug(text) for text in texts]
-    twice = Counter(name.casefold() for name in names)
-    return [
-        name if twice[name.casefold()] == 1 else f"{name}-{_digest(text)}"
-        for name, text in zip(names, texts, strict=True)
-    ]
+    for length in (6, 12, 64):
+        twice = Counter(name.casefold() for name in names)
+        if max(twice.values(), default=1) == 1:
+            break
+        pairs = list(zip(names, texts, strict=True))
+        names = [
+            name if twice[name.casefold()] == 1 else f"{_slug(text)}-{_digest(text)[:length]}"
+            for name, text in pairs
+        ]
+    return names
 
 
 def _slug(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^A-Za-z0-9._]+", "-", plain).strip("-.")
-    return slug[:_LONGEST].strip("-.") or _digest(text)
+    return slug[:_LONGEST].strip("-.") or _digest(text)[:6]
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
+    return hashlib.sha256(os.fsencode(text)).hexdigest()

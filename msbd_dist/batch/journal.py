@@ -64,7 +64,7 @@ class Journal:
             new = self._new.pop(edit)
         text = self._texts[edit] + "".join(f"{line}\n" for line in new)
         self._texts[edit] = text[-LONGEST:]
-        (self._out / edit).write(NAME, self._texts[edit].encode())
+        (self._out / edit).write(NAME, self._texts[edit].encode(errors="backslashreplace"))
 
 
 def read_log(out: Files, edit: str = RUN) -> str | None:

@@ -34,7 +34,7 @@ from msbd_dist.batch.edits import (
     check_together,
     heads_of,
 )
-from msbd_dist.batch.expand import absolute, expanded, stem_of
+from msbd_dist.batch.expand import absolute, as_stored, expanded, stem_of
 from msbd_dist.batch.keys import (
     EDIT_KEYS,
     FILE_KEYS,
@@ -274,7 +274,8 @@ def _made(
             got = "has {stem} and the image is another edit's result"
             raise where.error((*at, key), got, "write {id}")
         stem = stem_of(image) if isinstance(image, str) else ""
-        return absolute(text.replace("{id}", name).replace("{stem}", stem), folder)
+        place = absolute(text.replace("{id}", name).replace("{stem}", stem), folder)
+        return place if key == "output" else as_stored(place)
 
     own = {key: value for key, value in values.items() if key in EDIT_KEYS}
     own["image"] = placed("image", image) if isinstance(image, str) else image

@@ -12,6 +12,7 @@ OUT/<edit>/<key>/canvas.zarr   stored pixels   models and code have the same
 from __future__ import annotations
 
 import hashlib
+import json
 import resource
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -189,21 +190,21 @@ def package_versions() -> dict[str, str]:
 
 
 def save_edit(files: Files, record: EditRecord) -> None:
-    files.write("edit.json", _EDIT.dump_json(record, indent=1))
+    files.write("edit.json", _dumped(_EDIT, record, indent=1))
 
 
 def load_edit(files: Files) -> EditRecord:
     """FileNotFoundError where there is none, ValueError where it can't be understood."""
-    return _EDIT.validate_json(files.read("edit.json"))
+    return _loaded(_EDIT, files.read("edit.json"))
 
 
 def save_run(out: Files, record: RunRecord) -> None:
-    out.write("run.json", _RUN.dump_json(record, indent=1))
+    out.write("run.json", _dumped(_RUN, record, indent=1))
 
 
 def save_edits(out: Files, edits: Iterable[EditSpec]) -> None:
     """Write down what a run is to do, so that it can be resumed without its manifest."""
-    lines = [_SPEC.dump_json(edit, exclude_defaults=True) for edit in edits]
+    lines = [_dumped(_SPEC, edit, exclude_defaults=True) for edit in edits]
     out.write(EDITS, b"\n".join(lines))
 
 
@@ -220,18 +221,34 @@ class StoredEdits:
         return len(self._lines)
 
     def __iter__(self) -> Iterator[EditSpec]:
-        return map(_SPEC.validate_json, self._lines)
+        return (_loaded(_SPEC, line) for line in self._lines)
 
 
 def load_run(out: Files | Path) -> RunRecord | None:
     """The run in a directory, or None where there is none; RunError where it can't be read."""
     files = open_files(out) if isinstance(out, Path) else out
     try:
-        return _RUN.validate_json(files.read("run.json"))
+        return _loaded(_RUN, files.read("run.json"))
     except FileNotFoundError:
         return None
     except ValueError:
         raise RunError(f"{files.url}/run.json: is damaged; remove it to continue the run") from None
+
+
+T = TypeVar("T")
+
+
+def _dumped(
+    kind: TypeAdapter[T], value: T, *, indent: int | None = None, exclude_defaults: bool = False
+) -> bytes:
+    """JSON in ASCII: pydantic's own has no place for a file's name that is not UTF-8."""
+    plain = kind.dump_python(value, mode="json", exclude_defaults=exclude_defaults)
+    return json.dumps(plain, indent=indent).encode()
+
+
+def _loaded(kind: TypeAdapter[T], data: bytes) -> T:
+    """The inverse. ValueError where it is not what was dumped."""
+    return kind.validate_python(json.loads(data))
 
 
 _SPEC: TypeAdapter[EditSpec] = TypeAdapter(EditSpec)

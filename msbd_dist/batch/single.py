@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from msbd_dist.batch.manifest import Manifest, make_edit, one_edit, parse_settin
 from msbd_dist.batch.record import load_run
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import RunError
+
+_LONGEST = 240  # bytes of an output's name that the workspace's can be made of
 
 
 def edit_manifest(
@@ -55,10 +59,16 @@ def _text(path: Any) -> Any:
 def workspace_of(manifest: Manifest) -> Path:
     """The run directory beside the output: ``star.png`` -> ``star.png.msbd``.
 
+    A name that would be too long is cut, with a digest.
+
     It holds the candidates, the previews and what an interrupted edit needs to continue. Something
     of that name that is not a run is refused.
     """
-    path = manifest.path.with_name(manifest.path.name + ".msbd")
+    name = manifest.path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+        name = f"{os.fsencode(name)[:200].decode(errors='ignore')}-{digest}"
+    path = manifest.path.with_name(f"{name}.msbd")
     if path.exists():
         folder = path.is_dir()
         if not folder or (any(path.iterdir()) and load_run(path) is None):

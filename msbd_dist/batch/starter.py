@@ -60,6 +60,8 @@ def starter(folder: Path, name: str) -> str:
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder; give one that holds pictures")
     found = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES)
+    strange = [path for path in found if not _is_text(path.name)]
+    found = [path for path in found if path not in strange]
     masks = {path: mask for path in found if (mask := _mask_of(path))}
     pictures = [(p, size) for p in found if p not in masks.values() and (size := _size(p))]
     if not pictures:
@@ -74,7 +76,18 @@ def starter(folder: Path, name: str) -> str:
         "\n".join(_edit(path, size, masks.get(path), called))
         for (path, size), called in zip(pictures, names, strict=True)
     ]
+    parts += [_left_out(path) for path in strange]
     return _HEAD.format(name=name, run=f"runs/{Path(name).stem}") + "\n\n".join(parts) + "\n"
+
+
+def _is_text(name: str) -> bool:
+    """Whether YAML can hold a name: not where it is not UTF-8."""
+    return name.encode(errors="ignore").decode() == name
+
+
+def _left_out(path: Path) -> str:
+    name = ascii(path.name)
+    return f"# left out, because its name is not UTF-8: {name}; rename it, or match it by a pattern"
 
 
 def _edit(path: Path, size: Size, mask: Path | None, name: str) -> Iterator[str]:

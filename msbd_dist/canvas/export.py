@@ -11,6 +11,7 @@ is copied as it is compressed, and only what is edited is written anew (copy on 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -56,6 +57,7 @@ _EDGES: dict[Kind, int] = {"WebP": 16383, "JPEG": 65500}  # the longest that the
 _BAND = 640  # rows of the edit that are composed at a time
 _BAND_BYTES = 64 << 20
 _WIDEST = 1024  # pixels of a tile or chunk that is written anew for one of them
+_LONGEST = 128  # bytes of a name that others are made of
 _SAMPLES = 64  # blocks far from the edit that are compared
 
 
@@ -376,12 +378,13 @@ def replacing(target: Path, attempt: str = "0.0") -> Iterator[Path]:
 
     Raises RunError for what the file system refuses.
     """
-    former = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(\d+)\.\w+\.part.*")
+    called = _shortened(target.name)
+    former = re.compile(rf"\.{re.escape(called)}\.(\d+)\.(\d+)\.\w+\.part.*")
     for left in target.parent.glob(".*"):
         numbers = former.fullmatch(left.name)
         if numbers and tuple(map(int, numbers.groups())) < tuple(map(int, attempt.split("."))):
             _discard(left)
-    temporary = target.with_name(f".{target.name}.{attempt}.{uuid4().hex}.part{target.suffix}")
+    temporary = target.with_name(f".{called}.{attempt}.{uuid4().hex}.part{target.suffix}")
     try:
         temporary.touch(exist_ok=False)
         yield temporary
@@ -397,6 +400,13 @@ def replacing(target: Path, attempt: str = "0.0") -> Iterator[Path]:
     finally:
         _discard(temporary)
         _discard(_tiles_of(temporary))
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves room for what is put about it; file systems have 255 bytes."""
+    if len(os.fsencode(name)) <= _LONGEST:
+        return name
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
 def _tiles_of(dzi: Path) -> Path:

@@ -8,6 +8,7 @@ What libvips says of its own accord, such as a resolution that nobody gave, is l
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,7 +82,7 @@ def _save_tiff(image: Any, place: Path, picture: Picture, held: Metadata, *, pyr
     raw = picture.raw_bytes * (4 / 3 if pyramid else 1)
     xres, yres = held.resolution or (1.0, 1.0)
     image = image.copy(xres=xres, yres=yres)
-    image.tiffsave(str(place), bigtiff=raw > _CLASSIC_TIFF, keep="none", **options)
+    image.tiffsave(os.fsencode(place), bigtiff=raw > _CLASSIC_TIFF, keep="none", **options)
     reader = picture.reader
     add(
         place,
@@ -110,7 +111,7 @@ def _blocks(held: Metadata, orientation: int) -> list[bytes]:
 def _save_deepzoom(image: Any, place: Path, picture: Picture, held: Metadata) -> None:
     image = _with_icc(_opaque(image, picture), held)
     suffix = f".jpg[Q={_QUALITY}]"
-    name = str(place.with_suffix(""))  # libvips adds its own
+    name = os.fsencode(place.with_suffix(""))  # libvips adds its own
     image.dzsave(name, layout="dz", suffix=suffix, tile_size=254, overlap=1, keep="icc")
 
 

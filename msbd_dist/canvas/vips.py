@@ -191,7 +191,7 @@ def _load(path: Path, kind: str, *, access: str, fail_on: str = "warning") -> An
     with damage(path):
         if kind == "JPEG" and (mended := _Mended.of(path)):
             return pyvips.Image.new_from_source(mended.source, "", **options)
-        return pyvips.Operation.call(f"{kind.lower()}load", str(path), **options)
+        return pyvips.Operation.call(f"{kind.lower()}load", os.fsencode(path), **options)
 
 
 def _fetched(path: Path, region: Any, box: Box) -> Any:

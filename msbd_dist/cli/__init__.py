@@ -10,9 +10,11 @@ Imports are made inside the verbs, so that those which only look load neither to
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -56,6 +58,9 @@ app.add_typer(models.app)
 def main() -> NoReturn:
     """Entry point: every foreseen error ends in one line and its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.getLogger("pyvips").setLevel(logging.ERROR)  # what it warns of, we raise
     try:
         code = app(spelled_out(sys.argv[1:]), standalone_mode=False) or 0
@@ -78,4 +83,10 @@ def main() -> NoReturn:
         hint = f"{joint}see `{context.command_path} --help`" if context else ""
         if not show():  # no verb was given: the help is printed already
             sys.exit(2)
-        fail(f"{words}{hint}", 2)
+        fail(f"{words}{_of_dashes()}{hint}", 2)
+
+
+def _of_dashes() -> str:
+    """What to do about a file whose name was taken for an option."""
+    dashed = (word for word in sys.argv[1:] if word.startswith("-") and Path(word).exists())
+    return next((f"; the file is ./{word}" for word in dashed), "")
