@@ -37,9 +37,9 @@ def is_coco(content: Any) -> bool:
     """Does JSON hold annotations, or runs?"""
     if isinstance(content, list):
         return bool(content) and all(map(_is_annotation, content))
-    return isinstance(content, dict) and (
-        isinstance(content.get("annotations"), list) or _is_annotation(content)
-    )
+    if not isinstance(content, dict) or "features" in content:
+        return False
+    return isinstance(content.get("annotations"), list) or _is_annotation(content)
 
 
 def _is_annotation(item: Any) -> bool:

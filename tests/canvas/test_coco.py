@@ -130,6 +130,9 @@ def test_the_image_is_found_by_its_name_or_said(tmp_path: Path, picture: Picture
     assert whole(content, picture, tmp_path, image_id=1).sum() == 400
     assert whole(content, picture, tmp_path, image_id="a.jpg").sum() == 400
     assert whole(coco(one, images=("x.jpg",)), picture, tmp_path).sum() == 400
+    Image.new("L", (60, 40)).save(tmp_path / "0123456789ab-b.png")  # as it is sent to a cluster
+    sent = Picture.open(tmp_path / "0123456789ab-b.png")
+    assert whole(content, sent, tmp_path).sum() == 16
     with pytest.raises(MaskError, match=r"3 images and none is 7 \(1 a.jpg, 2 b.jpg, 3 c.jpg\)"):
         whole(content, picture, tmp_path, image_id=7)
     with pytest.raises(MaskError, match=r"none is called b.png .*c.json, image_id: 1}"):

@@ -51,6 +51,11 @@ GEOJSON: dict[str, Any] = {
         "type": "GeometryCollection",
         "geometries": [POLYGON, {"type": "Polygon", "coordinates": [OTHER]}],
     },
+    "a member of somebody's": {
+        "type": "FeatureCollection",
+        "annotations": [1],
+        "features": [feature(MANY)],
+    },
     "heights too": {
         "type": "MultiPolygon",
         "coordinates": [[[[*v, 7] for v in RING], HOLE], [OTHER]],
