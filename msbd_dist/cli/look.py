@@ -407,19 +407,24 @@ def doctor(
     sr: Sr = None,
     clip: Clip = None,
     device: Device = None,
+    output: As = "text",
 ) -> None:
-    """Check this machine: versions, devices, models, and a small edit from start to end.
+    """Check this machine and a model: versions, devices, files, and a small edit by that model.
 
     Example: msbd doctor --models /models/stable-diffusion-v1-4
     """
     from msbd_dist.batch.doctor import checks
 
-    ok = True
+    as_json, made = wants_json(output), []
     for check in checks(model_spec(models, sr=sr, clip=clip, device=device)):
-        ok = ok and check.ok
-        mark = "[green]ok[/]  " if check.ok else "[red]fail[/]"
-        out_console.print(f"{mark} {check.name:<12}", end="")
-        out_console.print(check.found, markup=False, highlight=False)
+        made.append(check)
+        if not as_json:
+            mark = "[green]ok[/]  " if check.ok else "[red]fail[/]"
+            out_console.print(f"{mark} {check.name:<12}", end="")
+            out_console.print(check.found, markup=False, highlight=False)
+    ok = all(check.ok for check in made)
+    if as_json:
+        emit("doctor", {"ok": ok, "checks": [asdict(check) for check in made]})
     raise typer.Exit(0 if ok else 1)
 
 

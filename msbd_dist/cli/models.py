@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from msbd_dist.cli.common import As, console, emit, out_console, wants_json
+from msbd_dist.errors import ModelError
 
 if TYPE_CHECKING:
     from msbd_dist.models.audit import Checked
@@ -53,14 +54,19 @@ def check(
     allow_pickle: AllowPickle = False,
     output: As = "text",
 ) -> None:
-    """Check a model without loading it: its configuration, whole safetensors files, digests.
+    """Check a model without loading it: configuration, whole files, shards, shapes, digests.
 
     Example: msbd models check /models/stable-diffusion-v1-4
     """
     from msbd_dist.models import audit
 
     as_json = wants_json(output)
-    found = audit.check(name, allow_pickle=allow_pickle)
+    try:
+        found = audit.check(name, allow_pickle=allow_pickle)
+    except ModelError as error:
+        if as_json:
+            emit("models", {"models": [{"name": name, "error": str(error)}]})
+        raise
     if as_json:
         emit("models", {"models": [asdict(found)]})
     else:
@@ -95,10 +101,6 @@ def _print_checked(found: Checked) -> None:
         out_console.print(line, markup=False, highlight=False)
     for name in found.ignored:
         console.print(f"{name}: a pickle, never loaded", markup=False, highlight=False)
-    if found.family is None:
-        what = "weights"
-    else:
-        family = found.family
-        what = f"a model of native {family.native} px, segments of {family.segment} px"
-    text = f"{found.place}: {what}, {len(found.files)} files are sound"
+    count = f"{len(found.files)} files are" if len(found.files) != 1 else "the file is"
+    text = f"{found.place}: {found.what}; {count} sound"
     console.print(text, markup=False, highlight=False)

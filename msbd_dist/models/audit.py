@@ -16,12 +16,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
-from safetensors import SafetensorError, safe_open
-
 from msbd_dist.core.spec import Family, ModelSpec
 from msbd_dist.errors import ModelError
+from msbd_dist.models.agreement import check_agreement, check_index
 from msbd_dist.models.card import BUNDLED, bundled_folder, resolve
-from msbd_dist.models.sources import PICKLES, Hub, locate, reason
+from msbd_dist.models.factor import kind_by_shapes, other_kind
+from msbd_dist.models.shapes import shapes_of
+from msbd_dist.models.sources import PICKLES, Folder, Hub, locate, reason
 
 SUMS = "SHA256SUMS"  # beside the files it lists, as sha256sum writes and checks it
 WEIGHTS = ".safetensors"
@@ -38,6 +39,7 @@ class CheckedFile:
 
     path: str  # relative to the model
     bytes: int
+    tensors: int
     sha256: str
     listed: bool  # in the list of digests, with this one
 
@@ -48,6 +50,7 @@ class Checked:
 
     name: str  # as it was given
     place: str  # the folder or file
+    what: str  # it is, in words
     family: Family | None  # None of a file that is only a part, such as an upscaler
     files: tuple[CheckedFile, ...]
     ignored: tuple[str, ...] = ()  # pickles beside the weights, which are never loaded
@@ -66,9 +69,16 @@ def check(name: str, *, allow_pickle: bool = False) -> Checked:
     weights = tuple(_checked(found, file) for file in _files(found, WEIGHTS))
     if not weights:
         raise ModelError(f"{found}: has no {WEIGHTS} file: give the folder of a model")
+    if family is not None:
+        check_agreement(Folder(found))
+    else:
+        _check_indexes(found)
     _require_all_listed(found)
     ignored = tuple(str(f.relative_to(found)) for f in _files(found, *PICKLES))
-    return Checked(name=name, place=str(found), family=family, files=weights, ignored=ignored)
+    what = _in_words(family) if family else "weights"
+    return Checked(
+        name=name, place=str(found), what=what, family=family, files=weights, ignored=ignored
+    )
 
 
 def write_sums(folder: Path) -> None:
@@ -141,7 +151,8 @@ def _cached(hub: Hub) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub.id, local_files_only=True))
+        found = snapshot_download(hub.id, revision=hub.revision, local_files_only=True)
+        return Path(found)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{hub}: no folder of this name, and not in the hub's cache: fetch it with "
@@ -163,19 +174,34 @@ def _check_file(name: str, file: Path) -> Checked:
         with suppress(ModelError):  # not a whole model: a part, such as an upscaler
             family = resolve(ModelSpec(family=str(file))).family
     checked = _checked(file.parent, file)
-    return Checked(name=name, place=str(file), family=family, files=(checked,))
+    what = _in_words(family) if family else _kind(file)
+    return Checked(name=name, place=str(file), what=what, family=family, files=(checked,))
+
+
+def _in_words(family: Family) -> str:
+    return f"a model of native {family.native} px, segments of {family.segment} px"
+
+
+def _kind(file: Path) -> str:
+    """What a file that is no whole model is, by its names and shapes; an upscaler's factor."""
+    shapes = shapes_of(file)
+    kind = kind_by_shapes(shapes)
+    if kind is not None:
+        into, out = kind.channels
+        return f"{kind.name}, enlarges by {kind.factor}, from {into} to {out} channels"
+    return other_kind(shapes) or f"weights of a kind that is not known, {len(shapes)} tensors"
+
+
+def _check_indexes(folder: Path) -> None:
+    """`ModelError` where an index of shards names a file that is not there, or lacks a tensor."""
+    for index in _files(folder, ".json"):
+        if ".safetensors.index." in index.name:
+            check_index(index)
 
 
 def _checked(root: Path, file: Path) -> CheckedFile:
     """A weights file with its digest; `ModelError` where it is damaged or not the listed one."""
-    if file.suffix.lower() == WEIGHTS:
-        try:
-            with safe_open(file, framework="numpy") as opened:
-                opened.keys()
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{file}: is not a whole safetensors file ({reason(error)}): download it again"
-            ) from error
+    tensors = len(shapes_of(file))  # which refuses what is not whole
     name, digest = str(file.relative_to(root)), _sha256(file)
     wanted = _listed(root).get(name)
     if wanted not in (None, digest):
@@ -184,7 +210,11 @@ def _checked(root: Path, file: Path) -> CheckedFile:
             f"or damaged, download it again"
         )
     return CheckedFile(
-        path=name, bytes=file.stat().st_size, sha256=digest, listed=wanted is not None
+        path=name,
+        bytes=file.stat().st_size,
+        tensors=tensors,
+        sha256=digest,
+        listed=wanted is not None,
     )
 
 

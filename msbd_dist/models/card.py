@@ -24,6 +24,7 @@ from msbd_dist.core.spec import Family, ModelSpec, Upscaler
 from msbd_dist.errors import ModelError
 from msbd_dist.models import single_file
 from msbd_dist.models.activation import unknown_activation
+from msbd_dist.models.agreement import check_agreement
 from msbd_dist.models.objective import Objective, named_v, objective_of
 from msbd_dist.models.schedulers import SCHEDULER, check_scheduler
 from msbd_dist.models.sources import Folder, Hub, Source, locate, nearest, source
@@ -110,6 +111,8 @@ def resolve(spec: ModelSpec) -> Card:
     own = _own_settings(found)
     family = _family(found, own)
     found.check_weights()
+    if isinstance(found, Folder):
+        check_agreement(found)
     return _card(spec, found, family, own=own)
 
 

@@ -90,6 +90,12 @@ def kind_by_shapes(shapes: Shapes) -> Checkpoint | None:
     return None
 
 
+def other_kind(shapes: Shapes) -> str | None:
+    """Another kind of model that the beginnings of names tell."""
+    kinds = (what for start, what in _OTHERS.items() if any(n.startswith(start) for n in shapes))
+    return next(kinds, None)
+
+
 def _esrgan(shapes: Shapes) -> Checkpoint | None:
     ups = [int(found[1]) for found in map(_UP.fullmatch, shapes) if found]
     layers = [int(name.split(".")[1]) for name in shapes if name.startswith("model.")]
@@ -124,9 +130,8 @@ def _look(place: str) -> Checkpoint:
     shapes = shapes_of(file)
     if not shapes:
         raise wrong(file, "a file without weights by name")
-    for start, what in _OTHERS.items():
-        if any(name.startswith(start) for name in shapes):
-            raise wrong(file, what)
+    if other := other_kind(shapes):
+        raise wrong(file, other)
     known = kind_by_shapes(shapes)
     if known is None:
         name, factor, channels, purpose = asked("upscale", "kind_of", place)

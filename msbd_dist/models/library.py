@@ -16,7 +16,7 @@ from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ModelError
 from msbd_dist.models.audit import SUMS, WEIGHTS, Checked, check, require_tensors_only, write_sums
 from msbd_dist.models.card import BUNDLED, bundled_folder, resolve
-from msbd_dist.models.sources import nearest, reason
+from msbd_dist.models.sources import hub_of, nearest, refused
 
 _SMALL = ("*.json", "*.txt", "*.model", "LICENSE*", "README.md")
 _MODEL = (  # of a diffusers model: no second copy in another precision or in one file
@@ -62,28 +62,20 @@ def pull(
     nothing but tensors. Raises `ModelError` where something is missing or not as the hub has it.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+    hub = hub_of(id, revision)
     known = any((folder / name).exists() for name in (SUMS, _NOTES))
     if folder.is_dir() and any(folder.iterdir()) and not known:
         raise ModelError(f"{folder}: holds other files: give a folder of the model's own")
     try:
-        about = HfApi().model_info(id, revision=revision, files_metadata=True)
+        about = HfApi().model_info(hub.id, revision=hub.revision, files_metadata=True)
         names = [file.rfilename for file in about.siblings or ()]
         chosen = _chosen(id, names, allow_pickle=allow_pickle)
-        snapshot_download(id, revision=about.sha, local_dir=folder, allow_patterns=chosen)
+        snapshot_download(hub.id, revision=about.sha, local_dir=folder, allow_patterns=chosen)
     except ModelError:
         raise
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ModelError(
-            f"{id}: the model hub has none of this name (or revision), or shows it only to some: "
-            f"then accept its terms there, and set HF_TOKEN"
-        ) from error
     except Exception as error:  # the hub's client has many, of several libraries
-        raise ModelError(
-            f"{id}: can't be had from the model hub ({reason(error)}): connect this machine to "
-            f"the network, or copy the model's folder from one that is"
-        ) from error
+        raise refused(hub, "it", error) from error
     for file in about.siblings or ():
         if file.rfilename in chosen and file.size != (folder / file.rfilename).stat().st_size:
             raise ModelError(f"{folder / file.rfilename}: is not whole: pull again")
@@ -96,7 +88,8 @@ def pull(
     digests = {file.rfilename: file.lfs.sha256 for file in about.siblings or () if file.lfs}
     write_sums(folder)
     if not any(name.endswith(WEIGHTS) for name in chosen):
-        return Checked(name=id, place=str(folder), family=None, files=())
+        place, what = str(folder), "an upscaler's weights"
+        return Checked(name=id, place=place, what=what, family=None, files=())
     checked = check(str(folder))
     for one in checked.files:
         if digests.get(one.path, one.sha256) != one.sha256:

@@ -6,6 +6,7 @@ torch or of the file's own is called.
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -15,14 +16,13 @@ from io import SEEK_CUR, BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from safetensors import SafetensorError, safe_open
-
 from msbd_dist.errors import ModelError
 from msbd_dist.models.sources import reason
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 
+_MAX_HEADER = 100_000_000  # bytes; the limit of the format's own reader
 _ZIP = b"PK\x03\x04"
 _PROTOCOL = 3  # the newest that torch reads without running anything
 _BEFORE = 3  # pickles before that of the content, in torch's older format
@@ -81,15 +81,23 @@ def unwrapped(content: Any) -> dict[str, Shape]:
 
 
 def _of_safetensors(file: Path) -> dict[str, Shape]:
+    """From the header: 8 bytes of length, little-endian, then that much JSON; then the tensors."""
     try:
-        with safe_open(file, framework="numpy") as opened:
-            names = list(opened.keys())
-            content = {name: _Tensor(opened.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError, ValueError) as error:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            rest = file.stat().st_size - 8 - length
+            if not 2 <= length <= _MAX_HEADER or rest < 0:
+                raise ValueError("no header")
+            entries = json.loads(stream.read(length))
+        entries.pop("__metadata__", None)
+        end = max((one["data_offsets"][1] for one in entries.values()), default=0)
+        if end != rest:
+            raise ValueError(f"holds {rest:,} bytes of tensors, its header says {end:,}")
+        return unwrapped({name: _Tensor(one["shape"]) for name, one in entries.items()})
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ModelError(
             f"{file}: is not a whole safetensors file ({reason(error)}): download it again"
         ) from error
-    return unwrapped(content)
 
 
 class _Tensor(tuple[int, ...]):

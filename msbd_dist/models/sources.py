@@ -120,7 +120,9 @@ class Hub:
             _check_parts(self)
         except ModelError as error:
             trouble = self._listed[1]
-            raise error if trouble is None else refused(self, "its weights", trouble) from trouble
+            if trouble is None:
+                raise
+            raise refused(self, "its weights", trouble) from error
 
     def in_folder(self, part: str) -> list[str]:
         """The names of the files of ``part``."""
@@ -150,7 +152,7 @@ class Hub:
                 )
             return Path(found)
         except Exception as error:  # the hub's client has many, of several libraries
-            raise refused(self, what, error) from error
+            raise refused(self, f"no folder of this name here, and {what}", error) from error
 
 
 Source = Folder | Hub
@@ -202,6 +204,14 @@ def locate(text: str) -> Folder | Hub | Path:
         f"{text}: no such file or folder: give 'tiny', a diffusers folder, a .safetensors file "
         f"or a hub id 'org/name', with '@' and a commit if it is to stay the same"
     )
+
+
+def hub_of(id: str, revision: str | None = None) -> Hub:
+    """The repository "org/name" or "org/name@revision"; `ModelError` for any other name."""
+    found = _HUB_ID.fullmatch(id)
+    if found is None:
+        raise ModelError(f"{id}: is no hub id: write 'org/name', or 'org/name@' and a revision")
+    return Hub(found["id"], revision or found["revision"] or _BRANCH)
 
 
 def source(location: str) -> Source:
@@ -311,14 +321,16 @@ def refused(hub: Hub, what: str, error: Exception) -> ModelError:
     else:
         known, why = False, _no_answer(code, chain[-1], offline=is_a(OfflineModeIsEnabled))
     return (ModelError if known else HubError)(
-        f"{hub}: no folder of this name here, and {what} could not be had from the model hub: "
-        f"{why}; or give the path of a diffusers folder"
+        f"{hub}: {what} could not be had from the model hub: {why}"
     )
 
 
 def _no_answer(code: int | None, error: BaseException, *, offline: bool) -> str:
     if offline:
-        return "HF_HUB_OFFLINE is set and it is not in the cache: unset it, or fill the cache first"
+        return (
+            "HF_HUB_OFFLINE is set and it is not in the cache: unset it, or fill the cache first, "
+            "or give the path of a diffusers folder"
+        )
     if code == 429:
         return (
             "it answers 429, too many requests: wait some minutes, or set HF_TOKEN, with which "
@@ -328,7 +340,7 @@ def _no_answer(code: int | None, error: BaseException, *, offline: bool) -> str:
         return f"it answers {code}, an error of its own: try again later"
     return (
         f"{reason(error)}: connect this machine to the network (HF_ENDPOINT, HTTPS_PROXY), or fill "
-        f"the hub's cache first"
+        f"the hub's cache first, or give the path of a diffusers folder"
     )
 
 

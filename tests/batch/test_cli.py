@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -338,13 +339,24 @@ def test_plan_says_what_would_be_done_and_loads_no_torch(inputs: Path) -> None:
 
 
 def test_the_doctor_finds_everything_and_says_what_is_wrong(msbd: Msbd) -> None:
-    code, out, err = msbd("doctor")
+    folder = shutil.copytree(bundled_folder(), Path("mine"))
+    (folder / "msbd.json").write_text('{"native": 96, "segment": 128, "overlap": 32}')
+    upscaler, scorer = folder / "upscaler" / "esrgan_x4.safetensors", folder / "clip"
+    given = ("--models", str(folder), "--sr", str(upscaler), "--clip", str(scorer))
+    code, out, err = msbd("doctor", *given, "-o", "json")
     assert code == 0, out + err
-    assert out.count("ok") >= 5
-    assert "a 160x160 edit from start to end" in out
+    found = json.loads(out)
+    assert (found["version"], found["kind"], found["ok"]) == (1, "doctor", True)
+    said = {check["name"]: check["found"] for check in found["checks"]}
+    assert "mine: native 96 px" in said["models"]
+    assert "enlarges by 4" in said["upscaler"]
+    assert said["scorer"].endswith("clip")
+    assert "a 120x120 edit by" in said["self-test"]
+    assert "mine from start to end" in said["self-test"]
     code, out, err = msbd("doctor", "--models", "/no/such/folder")
     assert code == 1
-    assert "/no/such/folder" in out
+    assert out.count("/no/such/folder") == 1
+    assert "a 160x160 edit by tiny from start to end" in out
 
 
 @pytest.mark.parametrize("verb", [[], ["edit"], ["run"], ["plan"], ["measure"], ["doctor"]])

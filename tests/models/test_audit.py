@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from folders import edit_json
+from safetensors.torch import load_file, save_file
 
+from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ModelError
 from msbd_dist.models.audit import SUMS, check, write_sums
-from msbd_dist.models.card import bundled_folder
+from msbd_dist.models.card import bundled_folder, resolve
 
 
 class Bomb:
@@ -149,3 +152,92 @@ def test_checking_loads_no_torch() -> None:
         "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _shards(folder: Path, part: str = "unet") -> Path:
+    """A part's weights in two files with an index, as larger models have them."""
+    place = folder / part
+    whole = place / "diffusion_pytorch_model.safetensors"
+    weights, places = load_file(whole), dict[str, str]()
+    whole.unlink()
+    for number, names in enumerate((sorted(weights)[::2], sorted(weights)[1::2])):
+        name = f"diffusion_pytorch_model-0000{number + 1}-of-00002.safetensors"
+        save_file({key: weights[key] for key in names}, place / name)
+        places |= dict.fromkeys(names, name)
+    index = place / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+def test_a_model_in_shards_is_sound(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundled_folder(), tmp_path / "model"))
+    _shards(folder)
+    assert sum(file.path.startswith("unet/") for file in check(str(folder)).files) == 2
+
+
+def _replaced(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file)
+
+
+def _lose_a_shard(folder: Path) -> None:
+    (_shards(folder).parent / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
+
+
+def _misplace(folder: Path) -> None:
+    index = _shards(folder)
+    content = json.loads(index.read_text())
+    content["weight_map"]["conv_in.weight"] = content["weight_map"]["conv_in.bias"]
+    index.write_text(json.dumps(content))
+
+
+def _no_map(folder: Path) -> None:
+    _shards(folder).write_text("{}")
+
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+DISAGREEMENTS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "a lost shard": (_lose_a_shard, ["1 of 2 files are missing", "00002-of-00002"]),
+    "a tensor in another shard": (_misplace, ["has no conv_in.weight", "index.json places there"]),
+    "an index of nothing": (_no_map, ["index.json", "weight_map"]),
+    "another width": (
+        lambda d: _replaced(
+            d / UNET, lambda w: w.update({"conv_in.weight": torch.ones(8, 4, 3, 3)})
+        ),
+        ["unet", "conv_in.weight is [8, 4, 3, 3]", "config.json describes"],
+    ),
+    "no way out": (
+        lambda d: _replaced(d / UNET, lambda w: w.pop("conv_out.weight")),
+        ["unet", "no tensor conv_out.weight"],
+    ),
+    "another vocabulary": (
+        lambda d: edit_json(d / "text_encoder/config.json", vocab_size=49408),
+        ["text_encoder", "token_embedding.weight", "49408"],
+    ),
+    "a pointer": (
+        lambda d: (d / UNET).write_text("version https://git-lfs.github.com/spec/v1\n"),
+        [UNET, "git lfs pull"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DISAGREEMENTS)
+def test_weights_that_are_not_the_configurations_are_refused_before_any_work(
+    case: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bundled_folder(), tmp_path / "model"))
+    spoil, words = DISAGREEMENTS[case]
+    spoil(folder)
+    for look in (lambda: check(str(folder)), lambda: resolve(ModelSpec(family=str(folder)))):
+        with pytest.raises(ModelError) as error:
+            look()
+        assert all(word in str(error.value) for word in words), error.value
+        assert "\n" not in str(error.value)
+
+
+def test_what_a_file_is_is_said(tmp_path: Path) -> None:
+    save_file({"lora_unet_x.weight": torch.ones(3)}, tmp_path / "lora.safetensors")
+    assert check(str(tmp_path / "lora.safetensors")).what == "a LoRA"
+    upscaler = check(str(bundled_folder() / "upscaler" / "esrgan_x4.safetensors"))
+    assert upscaler.what == "ESRGAN, enlarges by 4, from 3 to 3 channels"
