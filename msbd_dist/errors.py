@@ -1,6 +1,6 @@
 """Every error a user can meet. One line each: what was got, what was wanted, what to do.
 
-Exit code 2 is for where nothing was started: an input error that comes later exits with 1.
+Exit code 2 is for where nothing was done: an input error that comes after a task exits with 1.
 
     MsbdError
     ├── InputError           the user's input is wrong; exit code 2
@@ -30,7 +30,7 @@ class MsbdError(Exception):
 
 
 def said_late(error: BaseException) -> None:
-    """Mark an error of what was started: its exit code is not that of wrong input."""
+    """Mark an error that comes after work was done: its exit code is not that of wrong input."""
     if isinstance(error, InputError):
         error.exit_code = MsbdError.exit_code
 

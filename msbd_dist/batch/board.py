@@ -99,6 +99,7 @@ class Board:
     looked: int = 0
     kept: int = 0  # finished edits that are not looked at, because others are tried again
     rows: dict[str, Row] = field(default_factory=dict)
+    worked: set[str] = field(default_factory=set)  # edits of which a task was done in this run
     _known: dict[str, _Known] = field(default_factory=dict)
     _working: dict[str, None] = field(default_factory=dict)  # in the order they came
     _chores: dict[str, tuple[str, float]] = field(default_factory=dict)
@@ -159,6 +160,7 @@ class Board:
     def advance(self, edit: str, task: Task, cost: float, facts: Facts) -> None:
         """A task is done."""
         known, pace = self._known[edit], self._pace[task.kind]
+        self.worked.add(edit)
         seconds = facts.get("seconds", 0.0)
         ranks = facts.get("ranks", 1)
         self._busy += seconds * ranks

@@ -24,7 +24,7 @@ def stored_errors(board: Board, journal: Journal) -> Iterator[None]:
         said_late(error)
         raise
     except BaseException as error:
-        if board.state in ("running", "ended"):
+        if board.worked:
             said_late(error)
         if board.state != "looking":
             with suppress(OSError, MsbdError):  # of a full disk, or a store that is gone

@@ -507,7 +507,8 @@ class Drive:
 
     def _fail(self, running: Running, error: Exception) -> EditResult:
         edit = running.edit
-        said_late(error)
+        if edit.id in self._board.worked:
+            said_late(error)
         del self._active[edit.id]
         self._failed += 1
         self._pool.drop(lambda order: order.task.edit == edit.id)
