@@ -76,6 +76,10 @@ class Executor(Protocol):
     def running(self) -> int:
         """Tasks that have started and have not ended."""
 
+    @property
+    def trouble(self) -> str:
+        """Why fewer workers are at work than were wanted, in a line; "" where none are missing."""
+
     def show(self, edits: Mapping[str, int]) -> None:
         """How many edits there are in each state, for whoever watches metrics."""
 
@@ -235,6 +239,7 @@ class SerialExecutor:
 
     num_workers = 1
     running = 0
+    trouble = ""
 
     def __init__(
         self, make_worker: MakeWorker, *, epoch: int = 1, retry: RetryPolicy | None = None

@@ -206,10 +206,20 @@ def test_a_task_that_kills_every_worker_fails_with_one_line(ray_session: None) -
 PATIENCE = Patience(tick=0.1, ping=0.5, hang=10.0, grow=1.0)
 
 
+def all_there(pool: RayExecutor) -> RayExecutor:
+    """The executor once all of its workers have answered."""
+    until = time.monotonic() + 120
+    while any(member.node is None for member in pool._members.values()):
+        assert time.monotonic() < until
+        pool._supervise()
+        time.sleep(0.05)
+    return pool
+
+
 @pytest.fixture
 def pool(ray_session: None) -> Iterator[RayExecutor]:
     made = RayExecutor(make, num_workers=3, use_gpus=False, patience=PATIENCE)
-    yield made
+    yield all_there(made)
     made.close()
 
 
