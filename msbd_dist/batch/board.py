@@ -95,6 +95,7 @@ class Board:
     state: RunState = "looking"
     stopped: str | None = None
     error: str | None = None
+    trouble: str = ""  # why fewer workers are at work than were wanted
     workers: int = 0
     looked: int = 0
     kept: int = 0  # finished edits that are not looked at, because others are tried again
@@ -297,6 +298,7 @@ class Board:
             doing=tuple(map(self._doing, self._working)),
             stopped=self.stopped,
             error=self.error,
+            trouble=self.trouble,
         )
 
     def _doing(self, edit: str) -> Doing:

@@ -350,6 +350,7 @@ class Drive:
                 for result in chain(self._admit(), self._step()):
                     self._ahead.ended(result)
                     yield result
+                self._board.trouble = self._pool.trouble
                 if self._board.tell():
                     self._pool.show(self._board.counts())
                 self._journal.write()

@@ -71,6 +71,7 @@ class Status:
     doing: tuple[Doing, ...] = ()
     stopped: str | None = None  # why it ended early
     error: str | None = None  # what ended it
+    trouble: str = ""  # why fewer workers are at work than were wanted
     edits: tuple[Row, ...] = field(default=(), repr=False)  # all of them, only in the file
 
     @property

@@ -118,6 +118,8 @@ def _summary(status: Status) -> str:
     if status.workers and status.busy is not None:
         s = "s" * (status.workers > 1)
         parts.append(f"{status.workers} worker{s} {status.busy:.0%} busy")
+    if status.trouble and status.state == "running":
+        parts.append(status.trouble)
     parts += [why for why in (status.stopped, status.error) if why]
     return ", ".join(parts)
 

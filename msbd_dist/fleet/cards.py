@@ -62,12 +62,12 @@ class Cards:
 
     bad: dict[Place, CardFault] = field(default_factory=dict)  # and what was said last
     _lost: defaultdict[Place, float] = field(default_factory=lambda: defaultdict(float))
-    _worked: set[str] = field(default_factory=set)  # nodes on which a task was done
+    _worked: set[Place] = field(default_factory=set)  # where a task was done at all
 
     def worked(self, place: Place) -> None:
         """A task was done there."""
         self._lost.pop(place, None)
-        self._worked.add(place.node)
+        self._worked.add(place)
 
     def lost(self, place: Place, fault: CardFault) -> bool:
         """A worker was lost there; whether the place is bad from now on."""
@@ -77,5 +77,10 @@ class Cards:
         self.bad[place] = fault
         return True
 
-    def ever_worked(self, node: str) -> bool:
-        return node in self._worked
+    def ever_worked(self, place: Place) -> bool:
+        """Whether a task was done there at all: else the place is suspected, not its tasks."""
+        return place in self._worked
+
+    def node_worked(self, node: str) -> bool:
+        """Whether a task was done at any place of a node."""
+        return any(place.node == node for place in self._worked)

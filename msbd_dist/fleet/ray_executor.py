@@ -54,7 +54,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from msbd_dist.errors import ClusterError, ModelError, WorkerError
-from msbd_dist.fleet.cards import CardFault, Cards, Place, card_fault
+from msbd_dist.fleet.cards import CardFault, CardFull, Cards, Place, card_fault
 from msbd_dist.fleet.collective import Backend, Formation, Gang, GangBroken, Links
 from msbd_dist.fleet.executor import (
     Attempt,
@@ -682,7 +682,8 @@ class RayExecutor:
         home = _home(number, member)
         ray.kill(member.handle)  # it ends by itself as well
         if not self._cards.lost(home, fault):
-            return fault
+            charged = self._cards.ever_worked(home) or isinstance(fault, CardFull)
+            return fault if charged else NodeLost(str(fault))
         log.warning("%s gets no work: %s", home.card, fault)
         if not member.cards:
             self._drop(number, member, fault)
@@ -691,7 +692,7 @@ class RayExecutor:
 
     def _drop(self, number: int, member: _Member, fault: CardFault) -> None:
         """Do without a worker that has no card; without its host, where no task was ever done."""
-        if member.node and not self._cards.ever_worked(member.node):
+        if member.node and not self._cards.node_worked(member.node):
             self._leave_out(member, fault)
         elif self._members.get(number) is member:
             self._move(number, member, elsewhere=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 _WORKSPACE, _FIXED = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # of cuBLAS, as it wants it
 
 
+_NO_GPU = ("", "-1", "none", "NoDevFiles")  # what CUDA_VISIBLE_DEVICES says where there is none
+
+
 class Choice(NamedTuple):
     """A device, why, and the dtypes there."""
 
@@ -35,14 +40,20 @@ class Choice(NamedTuple):
 
 
 def choose_device(name: str = "auto") -> Choice:
-    """The device for "auto", "cpu" or "cuda"; `ModelError` where "cuda" is asked and absent."""
+    """The device for "auto", "cpu" or "cuda".
+
+    `ModelError` where "cuda" is asked and absent, or where this process was given a GPU (by Ray, or
+    by whoever set CUDA_VISIBLE_DEVICES) that torch does not see: it would be a CPU's work, unseen.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise ModelError(f"device: got {name!r}: {nearest(name, ('auto', 'cpu', 'cuda'))}")
     present = torch.cuda.is_available()
-    if name == "cuda" and not present:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    if not present and (name == "cuda" or (name == "auto" and given not in _NO_GPU)):
+        what = "device: cuda was asked for" if name == "cuda" else f"GPU {given} was given to it"
         raise ModelError(
-            "device: cuda was asked for and torch sees no CUDA device: check nvidia-smi and "
-            "CUDA_VISIBLE_DEVICES, or set device: cpu"
+            f"{what} and torch sees no CUDA device on {socket.gethostname()} ({_driver()}): check "
+            "nvidia-smi there and CUDA_VISIBLE_DEVICES, or set device: cpu"
         )
     if name == "cpu" or not present:
         reason = "asked for" if name == "cpu" else "no CUDA device"
@@ -52,6 +63,16 @@ def choose_device(name: str = "auto") -> Choice:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return Choice(torch.device("cuda"), torch.bfloat16, torch.bfloat16, gpu)
     return Choice(torch.device("cuda"), torch.float16, torch.float32, gpu)
+
+
+def _driver(file: Path = Path("/proc/driver/nvidia/version")) -> str:
+    """What runs the GPU and what torch wants, as people compare them."""
+    wants = f"torch {torch.__version__} is for CUDA {torch.version.cuda or '-, which it lacks'}"
+    try:
+        found = re.search(r"\b\d{3}\.[\d.]+", file.read_text())
+    except OSError:
+        return f"no NVIDIA driver is loaded, {wants}"
+    return f"driver {found[0] if found else 'of an unknown version'}, {wants}"
 
 
 def _multiplies_bfloat16() -> bool:

@@ -78,7 +78,9 @@ def test_a_task_that_is_done_clears_its_card() -> None:
         assert not cards.lost(CARD, fault)
         cards.worked(CARD)
     assert not cards.bad
-    assert cards.ever_worked("node")
+    assert cards.ever_worked(CARD)
+    assert not cards.ever_worked(Place("node", "GPU 0"))
+    assert cards.node_worked("node")
 
 
 def test_want_of_memory_is_held_against_a_card_half_as_much() -> None:

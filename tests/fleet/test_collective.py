@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from msbd_dist.fleet.collective import Formation, Gang, GangBroken
+from msbd_dist.fleet import collective
+from msbd_dist.fleet.cards import CardFault
+from msbd_dist.fleet.collective import Formation, Gang, GangBroken, Links, let_go
 
 SIZE = 3
 
@@ -132,3 +135,137 @@ def test_members_that_wait_for_a_frozen_one_leave_when_told(members: Members) ->
         assert "told to part" in members.answer(index)
     assert time.monotonic() - started < 30
     os.kill(members.processes[1].pid or 0, signal.SIGCONT)
+
+
+# --- what is left, and what is kept ---
+
+
+class Line:
+    """A link whose library blocks where it is told to."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, *, holds: bool = False) -> None:
+        self.aborted, self.holds = 0, threading.Event()
+        if not holds:
+            self.holds.set()
+
+    def reduce(self, values: torch.Tensor, operation: Any) -> Any:
+        return Never()
+
+    def broadcast(self, values: torch.Tensor, root: int) -> Any:
+        return Never()
+
+    def abort(self) -> None:
+        self.aborted += 1
+        self.holds.wait(60)
+
+
+class Never:
+    """An operation that another member never joins."""
+
+    def is_completed(self) -> bool:
+        return False
+
+    def wait(self) -> None:
+        raise AssertionError("would never return")
+
+
+def place(generation: int = 1, met: int = 0, **changed: Any) -> Formation:
+    return Formation(
+        host="", port=0, generation=generation, met=met, **{"rank": 0, "size": 2, **changed}
+    )
+
+
+def soon() -> Callable[[], bool]:
+    """Told to leave after a moment."""
+    until = time.monotonic() + 0.2
+    return lambda: time.monotonic() > until
+
+
+def test_who_waits_for_an_operation_leaves_and_aborts() -> None:
+    line = Line()
+    gang = Gang(place(), stopped=soon(), links=Links(lambda *_: line))
+    with pytest.raises(GangBroken, match="told to part"), gang:
+        gang.start_sum(torch.ones(1)).wait()
+    assert line.aborted == 1
+
+
+def test_an_operation_that_is_late_breaks_the_gang() -> None:
+    line = Line()
+    gang = Gang(place(seconds=0.2), stopped=lambda: False, links=Links(lambda *_: line))
+    with pytest.raises(GangBroken, match="sends nothing"), gang:
+        gang.max(torch.ones(1))
+    assert line.aborted == 1
+
+
+def test_joining_can_be_left_and_what_comes_of_it_is_aborted() -> None:
+    go, line = threading.Event(), Line()
+
+    def connect(*_: Any) -> Line:
+        go.wait(60)  # as in a library that can't be interrupted
+        return line
+
+    with pytest.raises(GangBroken, match="told to part"):
+        Gang(place(), stopped=soon(), links=Links(connect))
+    go.set()
+    until = time.monotonic() + 60
+    while not line.aborted and time.monotonic() < until:
+        time.sleep(0.01)
+    assert line.aborted
+
+
+def test_a_gang_that_can_not_form_says_why() -> None:
+    def connect(*_: Any) -> Line:
+        raise RuntimeError("no route to host\nmore")
+
+    with pytest.raises(GangBroken, match=r"a gang of 2 could not form: no route to host$"):
+        Gang(place(), stopped=lambda: False, links=Links(connect))
+
+
+def test_the_same_members_keep_their_link_and_others_make_a_new_one() -> None:
+    lines = [Line(), Line()]
+    links = Links(lambda *_: lines.pop(0))
+    first, second = lines
+
+    def gang(**where: Any) -> Gang:
+        return Gang(place(**where), stopped=lambda: False, links=links)
+
+    with gang(generation=1) as one:
+        assert one._link is first
+    with gang(generation=2, met=1) as one:
+        assert one._link is first
+    with gang(generation=3) as one:
+        assert one._link is second
+    assert (first.aborted, second.aborted) == (1, 0)
+    with pytest.raises(GangBroken, match="has lost its link"):
+        gang(generation=4, met=1)
+    assert second.aborted == 1
+
+
+def test_a_member_that_fails_leaves_its_gang() -> None:
+    line = Line()
+    gang = Gang(place(), stopped=lambda: False, links=Links(lambda *_: line))
+    with pytest.raises(ValueError, match="of the task"), gang:
+        raise ValueError("of the task")
+    assert line.aborted == 1
+
+
+def test_a_library_that_does_not_let_go_costs_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collective, "_ABORT", 0.2)
+    line = Line(holds=True)
+    with pytest.raises(CardFault, match="does not let go"):
+        let_go(line)
+    line.holds.set()
+
+
+def test_without_a_gpu_nccl_is_a_gang_that_can_not_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in collective._NCCL:
+        monkeypatch.setenv(name, "")
+    store = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    where = Formation(
+        host="127.0.0.1", port=store.port, generation=1, rank=0, size=2, backend="nccl"
+    )
+    with pytest.raises(GangBroken, match="could not form"):
+        Gang(where, stopped=lambda: False)
+    assert os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "0"

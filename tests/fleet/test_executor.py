@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,8 +222,8 @@ def all_there(pool: RayExecutor) -> RayExecutor:
 @pytest.fixture
 def pool(ray_session: None) -> Iterator[RayExecutor]:
     made = RayExecutor(make, num_workers=3, use_gpus=False, patience=PATIENCE)
-    yield all_there(made)
-    made.close()
+    with closing(made):
+        yield all_there(made)
 
 
 def test_idle_workers_share_a_task(pool: RayExecutor) -> None:
@@ -260,10 +263,12 @@ def test_gangs_form_again_when_the_place_where_they_meet_is_lost(pool: RayExecut
     pool.submit(Job("before", kind="shared", value=2), ranks=3)
     assert outcome_of(pool).facts
     ray.kill(pool._rendezvous)
-    pool.submit(Job("after", kind="shared", value=2), ranks=3)
+    pool.submit(Job("same", kind="shared", value=2), ranks=3)  # they need not meet again
+    assert outcome_of(pool).attempts == 1
+    pool.submit(Job("after", kind="shared", value=2), ranks=2)
     facts = outcome_of(pool).facts
     assert facts is not None
-    assert facts["size"] == 3
+    assert facts["size"] == 2
 
 
 def test_a_gang_lets_in_workers_that_have_become_idle(pool: RayExecutor) -> None:
@@ -343,6 +348,59 @@ def test_a_model_that_no_host_can_load_is_an_error_of_the_model(ray_session: Non
     pool.close()
     assert type(outcome.error) is ModelError
     assert str(outcome.error) == "x4.pth: is damaged"
+
+
+# --- cards: of `carded.py`, whose Ray counts two GPUs ---
+
+
+@pytest.fixture(scope="module")
+def carded() -> dict[str, Any]:
+    script = Path(__file__).with_name("carded.py")
+    used = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=580
+    )
+    assert used.returncode == 0, used.stderr
+    return dict(json.loads(used.stdout))
+
+
+def test_one_dead_card_fails_no_task_and_is_left_out(carded: dict[str, Any]) -> None:
+    found = carded["one is dead"]
+    assert found["workers"] == 2
+    assert found["errors"] == []
+    assert found["done"] == 40
+    assert "left out: CUDA error: uncorrectable ECC error encountered" in found["trouble"]
+    assert f"(on {socket.gethostname()}, GPU 1)" in found["trouble"]
+
+
+def test_where_all_cards_are_dead_the_run_ends_and_no_task_is_blamed(
+    carded: dict[str, Any],
+) -> None:
+    kind, text = carded["all are dead"]
+    assert kind == "ClusterError"
+    assert f"no host can take part in this run: {socket.gethostname()} (" in text
+    assert "GPU 0: CUDA error: uncorrectable ECC error encountered" in text
+    assert "\n" not in text
+
+
+def test_workers_that_ray_has_no_room_for_are_told_of_and_the_others_work(
+    carded: dict[str, Any],
+) -> None:
+    found = carded["one is held"]
+    assert found["done"] == 6
+    assert "1 of 2 workers are not there: each needs 1 GPU and 1 CPU" in found["trouble"]
+    assert "this Ray has 0 GPU" in found["trouble"]
+
+
+def test_three_workers_on_two_gpus_all_work(carded: dict[str, Any]) -> None:
+    assert carded["three on two"] == ["0", "0", "1"]
+
+
+def test_gangs_that_never_form_use_gloo_and_then_do_without(carded: dict[str, Any]) -> None:
+    found = carded["never forms"]
+    assert found["backend"] == "nccl"
+    assert found["sizes"] == [2, 1]
+    assert "gangs use gloo: a gang of 2 could not form" in found["trouble"][0]
+    assert "gangs do without others" in found["trouble"][1]
 
 
 # --- what a failure means ---

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ModelError
-from msbd_dist.models.bundle import Models, choose_device, load
+from msbd_dist.models.bundle import Models, _driver, choose_device, load
 from msbd_dist.models.card import resolve
 
 
@@ -30,6 +32,25 @@ def test_the_device_is_never_chosen_silently(monkeypatch: pytest.MonkeyPatch) ->
         choose_device("cuda")
     with pytest.raises(ModelError, match="'cudo': did you mean 'cuda'"):
         choose_device("cudo")
+
+
+def test_a_gpu_that_was_given_and_is_not_seen_is_an_error_that_names_host_and_driver(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    host = re.escape(socket.gethostname())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # as Ray does for a worker with a GPU
+    with pytest.raises(ModelError, match=rf"GPU 1 was given.* on {host} \(.*driver.*CUDA"):
+        choose_device("auto")
+    assert choose_device("cpu").device.type == "cpu"
+    for none in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert choose_device("auto").reason == "no CUDA device"
+    with pytest.raises(ModelError, match=f"asked for and torch sees no CUDA device on {host}"):
+        choose_device("cuda")
+    version = tmp_path / "version"
+    version.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27")
+    assert "driver 470.82.01, torch" in _driver(version)
 
 
 @pytest.mark.parametrize("name", ["avx512_bf16", "amx_bf16", "avx512_f"])
