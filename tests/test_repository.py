@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +68,53 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_pins_are_names_and_versions_only() -> None:
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", line), line
+
+
+# --- folders that tools skip by their names, such as dist and build ---
+
+
+def is_collected(file: Path, root: Path, config: pytest.Config) -> bool:
+    """Whether pytest, as this project has it, finds a file of tests below ``root``."""
+    ignores = config.hook.pytest_ignore_collect
+    ways = [path for path in (file, *file.parents) if path.is_relative_to(root) and path != root]
+    named = any(file.match(pattern) for pattern in config.getini("python_files"))
+    return named and not any(ignores(collection_path=path, config=config) for path in ways)
+
+
+def linted(root: Path) -> set[Path]:
+    """The files that ruff looks at, as this project has it."""
+    ruff = Path(sys.executable).with_name("ruff")
+    settings = ROOT / "pyproject.toml"
+    command = [ruff, "check", "--show-files", "--no-respect-gitignore", "--config", settings, "."]
+    found = subprocess.run(command, cwd=root, text=True, capture_output=True, check=True)
+    return {Path(line).resolve() for line in found.stdout.splitlines()}
+
+
+def test_every_file_of_tests_is_collected(pytestconfig: pytest.Config) -> None:
+    assert pytestconfig.getini("testpaths") == ["tests"]
+    files = [*ROOT.rglob("tests/**/test_*.py"), *ROOT.glob("msbd_dist/**/test_*.py")]
+    assert len(files) > 40
+    assert [file for file in files if not is_collected(file, ROOT, pytestconfig)] == []
+
+
+def test_every_file_of_the_project_is_linted() -> None:
+    files = {
+        file.resolve()
+        for folder in ("msbd_dist", "tests", "benchmarks")
+        for file in (ROOT / folder).rglob("*.py")
+    }
+    assert files - linted(ROOT) == set()
+
+
+@pytest.mark.parametrize("name", ["dist", "build"])
+def test_a_folder_that_tools_skip_would_be_noticed(
+    name: str, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    for folder in (name, "fleet"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test_one.py").write_text("")
+    skipped, found = tmp_path / name / "test_one.py", tmp_path / "fleet" / "test_one.py"
+    assert is_collected(found, tmp_path, pytestconfig)
+    assert not is_collected(skipped, tmp_path, pytestconfig)
+    if name == "dist":
+        assert linted(tmp_path) == {found.resolve()}

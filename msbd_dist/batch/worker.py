@@ -55,7 +55,7 @@ from msbd_dist.core.compose import (
     resample,
     stage_view,
 )
-from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings, Params, shown
+from msbd_dist.core.decoder import Decode, DecoderFit, FitSegment, FitSettings, Params, shown
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import SR_HALO, Plan, Stage, Task
@@ -98,6 +98,7 @@ class Scene:
     beat: Beat  # a sign that work goes on
     beside: Beside  # threads that read and write meanwhile
     given: ReadAhead[int, Given]  # of a later stage, what each slot starts from
+    parts: int = 1  # pieces that the task is to be done in, where memory is short
     flat: list[int] = field(default_factory=list)  # slots whose segment is all of one colour
 
     @property
@@ -135,6 +136,7 @@ class TaskWorker:
         self._models: Models = load(resolve(spec.models), device=spec.models.device)
         if self._models.device.type == "cuda":
             make_deterministic()
+        self._full: Models | None = None  # the same in full precision, for the rest of a task
         self._opened: dict[str, _Opened] = {}
         self._tuned: dict[str, Params] = {}
         self._fits: dict[str, DecoderFit] = {}  # the one that is not finished
@@ -150,19 +152,20 @@ class TaskWorker:
 
         Returns the facts of its marker: of another attempt, where that was first.
         """
-        started, task = time.perf_counter(), order.task
+        started, task, self._full = time.perf_counter(), order.task, None
         with (
             store_errors(self._run.url),
             intra_op_threads(self._threads),
             heard() as lines,
             Beside() as beside,
         ):
-            scene = self._scene(order, attempt.name, beat, beside)
+            scene = replace(self._scene(order, attempt.name, beat, beside), parts=attempt.parts)
             if task.kind == "fit":
                 facts = self._fit(scene, task.slots, team or Alone())
             else:
                 facts = self._in_parts(scene, task, attempt.parts)
             beside.flush()
+        self._full = None
         facts |= {
             "attempt": attempt.name,
             "stored": scene.canvas.digests,
@@ -209,7 +212,8 @@ class TaskWorker:
             if self._models.dtype == torch.float32:
                 raise
             log.warning("%s; done again in float32", error)
-        usual, self._models = self._models, self._models.in_float32()
+        self._full = self._full or self._models.in_float32()
+        usual, self._models = self._models, self._full
         try:
             return self._kinds[kind](scene, slots) | {"dtype": "float32"}
         finally:
@@ -252,7 +256,14 @@ class TaskWorker:
             _ = self._models.scorer  # a CLIP that is missing is an error before the work, not after
         z0 = self._encode(scene.source(window)[None]).expand(method.samples, -1, -1, -1)
         boxes = [self._latent_box(scene, window)] * method.samples
-        z = self._diffuse(scene, z0, scene.mask(window)[None], boxes, samples=True)
+        mask, size = scene.mask(window)[None], -(-method.samples // scene.parts)
+        pieces = [range(method.samples)[i : i + size] for i in range(0, method.samples, size)]
+        z = torch.cat(
+            [
+                self._diffuse(scene, z0[: len(piece)], mask, boxes[: len(piece)], samples=piece)
+                for piece in pieces
+            ]
+        )
         pixels = torch.cat([self._models.latent.decode(one[None]) for one in z])
         pictures = pixels.clamp(0, 1).cpu()
         for sample, picture in enumerate(pictures):
@@ -307,6 +318,7 @@ class TaskWorker:
         if place not in self._fits:
             self._fits = {place: self._new_fit(scene, slots)}
         fit, left = self._fits[place], Checkpoint.of(scene)
+        fit.use(self._fitted_decode(scene))
         try:
             params = fit.run(team, on_turn=left.keep(fit, team.rank == 0))
         except ArithmeticError:
@@ -327,11 +339,16 @@ class TaskWorker:
         method, latent = scene.plan.method, self._models.latent
         load = partial(self._fit_segment, scene)
         rounds = Rounds.of(method, len(slots))
-        half = method.decoder_batch == "sample" and self._models.products == torch.bfloat16
-        decode = partial(latent.decode, half=half)
-        fit = DecoderFit(decode, latent.decoder_weights(), load, rounds, FitSettings.of(method))
+        decode, weights = self._fitted_decode(scene), latent.decoder_weights()
+        fit = DecoderFit(decode, weights, load, rounds, FitSettings.of(method))
         Checkpoint.of(scene).restore(fit)
         return fit
+
+    def _fitted_decode(self, scene: Scene) -> Decode:
+        """The decoder as it is tuned; where memory was short it keeps less for the gradient."""
+        half = scene.plan.method.decoder_batch == "sample"
+        half = half and self._models.products == torch.bfloat16
+        return partial(self._models.latent.decode, half=half, frugal=scene.parts > 1)
 
     def _fit_segment(self, scene: Scene, slot: int) -> FitSegment:
         device, window = self._models.device, scene.stage.window(slot)
@@ -436,15 +453,16 @@ class TaskWorker:
         masks: np.ndarray,
         boxes: Sequence[Box],
         *,
-        samples: bool = False,
+        samples: Sequence[int] = (),
     ) -> torch.Tensor:
-        """Blended diffusion of a batch; ``boxes`` are the latents' places on the stage's canvas."""
+        """Blended diffusion of a batch; ``boxes`` are the latents' places on the stage's canvas,
+        ``samples`` their numbers where they are samples of one place."""
         method, stage, latent = scene.plan.method, scene.stage, self._models.latent
         spec = scene.record.spec
         device = self._models.device
         fields = [
-            NoiseField(scene.record.seed, stage.index, b if samples else 0, z0.shape[1])
-            for b in range(len(boxes))
+            NoiseField(scene.record.seed, stage.index, sample, z0.shape[1])
+            for sample in samples or [0] * len(boxes)
         ]
         cells = np.stack([latent_mask(m, scene.plan.family.vae_factor) for m in masks])[:, None]
         denoise = latent.denoiser(

@@ -158,6 +158,7 @@ class DecoderFit:
         ``on_turn`` is told the number of finished turns. Raises what the team raises when it
         breaks, and ArithmeticError where the loss is not finite.
         """
+        self._optimizer.zero_grad(set_to_none=True)  # of a pass that has failed
         self._agree(team)
         self._count_areas(team)
         gradient = GradientSum(self._weights, self.settings.reduction)
@@ -169,6 +170,10 @@ class DecoderFit:
             if on_turn is not None:
                 on_turn(self.turn)
         return {k: v.detach() for k, v in self.params.items()}
+
+    def use(self, decode: Decode) -> None:
+        """Go on with another function of the same results."""
+        self._decode = decode
 
     # -- one turn ----------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from msbd_dist.core.sampling import Step, schedule
 from msbd_dist.core.timesteps import Spacing
@@ -99,18 +100,27 @@ class LatentModel:
         return (mean - decoder.shift) * decoder.scale
 
     def decode(
-        self, z: Tensor, params: Mapping[str, Tensor] | None = None, *, half: bool = False
+        self,
+        z: Tensor,
+        params: Mapping[str, Tensor] | None = None,
+        *,
+        half: bool = False,
+        frugal: bool = False,
     ) -> Tensor:
         """Latents -> pictures, about [0, 1] and not clamped.
 
         ``params`` replace weights of `decoder` by name for this call alone; where they require
         gradients, the result carries them (decoder optimization). The pretrained weights take no
         gradient and are never written. ``half``: products in bfloat16, weights and sums in float32.
+        ``frugal``: what lies within blocks is not kept for the gradient but computed again, with
+        the same bits: less memory and more work.
         """
         z = z.to(self.parts.device, torch.float32)
         if params is None:
             with torch.no_grad():
                 return cast(Tensor, self.decoder(z))
+        self.decoder.decoder.gradient_checkpointing = frugal
+        self.decoder.decoder._gradient_checkpointing_func = _computed_again
         with torch.autocast(self.parts.device.type, torch.bfloat16, enabled=half):
             picture: Tensor = functional_call(self.decoder, dict(params), (z,))
         return picture.float()
@@ -181,3 +191,15 @@ class LatentModel:
             return_tensors="pt",
         ).input_ids
         return cast(Tensor, self.parts.text_encoder(tokens.to(self.parts.device))[0])
+
+
+def _computed_again(block: nn.Module, x: Tensor, *rest: Any) -> Tensor:
+    """A block's result, whose inner ones are forgotten. It is called again with the weights that it
+    has now: those of a `functional_call` are gone by then."""
+    weights: dict[str, Tensor] = dict(block.named_parameters())
+
+    def run(inner: Tensor) -> Tensor:
+        return cast(Tensor, functional_call(block, weights, (inner, *rest)))
+
+    found = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    return cast(Tensor, found)
