@@ -12,12 +12,14 @@ from msbd_dist.batch.fits import prompts_of
 from msbd_dist.batch.prompts import literal, told
 from msbd_dist.core.plan import Plan
 from msbd_dist.core.spec import EditSpec, Family, Method
+from msbd_dist.core.timesteps import Spacing, timesteps
 from msbd_dist.errors import ModelError
 from msbd_dist.models.card import Card
 from msbd_dist.models.tokens import embeddings_beside, tokens_of
 
 log = logging.getLogger(__name__)
 
+_NOISY = 100  # training steps above which there is something to paint
 MOST = 20  # lines of warnings that a run says
 
 _DISTILLED = (
@@ -54,7 +56,7 @@ class Saying:
 
 
 def notes_of(spec: EditSpec, card: Card, plan: Plan | None = None) -> Iterator[Note]:
-    """Words that are read literally, and prompts that have no effect.
+    """Words that are read literally, steps that are too few, and prompts that have no effect.
 
     ``plan`` None: it is not known whether there are segments.
 
@@ -62,6 +64,7 @@ def notes_of(spec: EditSpec, card: Card, plan: Plan | None = None) -> Iterator[N
     nothing of a negative prompt.
     """
     yield from _literal(spec, card)
+    yield from _too_few_steps(spec.method, card.spacing)
     for key, scale, chosen in _scales(spec.method, card.family, plan):
         stages = "in segmented stages" if key == "segment_guidance" else "on what is painted first"
         cause = f"has no effect {stages}, {key} is {scale:g}"
@@ -84,6 +87,19 @@ def _is_learned(card: Card, word: str) -> bool:
         return tokens_of(card).knows(word)
     except ModelError:
         return False
+
+
+def _too_few_steps(method: Method, spacing: Spacing) -> Iterator[Note]:
+    """Schedules that begin where next to no noise is left to remove."""
+    for key, steps in (("steps", method.steps), ("upscale_steps", method.upscale_steps)):
+        first = timesteps(steps, spacing=spacing)[0]
+        if first < _NOISY:
+            yield Note(
+                key,
+                f"of {steps} begins at t = {first} of 1000, where next to nothing can change: this "
+                f"model's timestep_spacing is {spacing.kind}; take more (distilled models have "
+                f"'trailing' in scheduler_config.json)",
+            )
 
 
 def _scales(

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from msbd_dist.core.spec import Family, ModelSpec, Upscaler
+from msbd_dist.core.timesteps import STABLE_DIFFUSION, Spacing
 from msbd_dist.errors import ModelError
 from msbd_dist.models import single_file
 from msbd_dist.models.activation import unknown_activation
 from msbd_dist.models.agreement import check_agreement
 from msbd_dist.models.objective import Objective, named_v, objective_of
-from msbd_dist.models.schedulers import SCHEDULER, check_scheduler
+from msbd_dist.models.schedulers import SCHEDULER, check_scheduler, spacing_of
 from msbd_dist.models.sources import Folder, Hub, Source, locate, nearest, source
 
 BUNDLED = "tiny"  # the name of the family that comes with the package
@@ -66,6 +67,7 @@ _RECOMMENDED = ("sr_factor", "guidance", "segment_guidance", "middle_start", "se
 _WORDS = {int: "a whole number", float: "a number", str: "text"}
 _SD1_CONFIG = "stable-diffusion-v1-5/stable-diffusion-v1-5"  # what diffusers itself falls back to
 _SD1 = Family(native=512, segment=768, overlap=128)
+_SD1_STEPS = {"steps_offset": 1, "set_alpha_to_one": False}
 _SD1_TEXT_WIDTH = 768
 _SD2_TEXT_WIDTH = 1024
 
@@ -84,6 +86,7 @@ class Card:
     sr: str | None = None  # checkpoint of the upscaler
     clip: str = CLIP  # what `rerank.load_scorer` takes
     scheduler: tuple[tuple[str, Any], ...] = ()  # what a single file says of it: key and value
+    spacing: Spacing = STABLE_DIFFUSION  # of the steps of a schedule
     notes: tuple[str, ...] = ()  # what may be meant otherwise
 
     def checkpoint(self, upscaler: Upscaler) -> Path | None:
@@ -113,7 +116,8 @@ def resolve(spec: ModelSpec) -> Card:
     found.check_weights()
     if isinstance(found, Folder):
         check_agreement(found)
-    return _card(spec, found, family, own=own)
+    card = _card(spec, found, family, own=own)
+    return replace(card, spacing=spacing_of(found.read(SCHEDULER)))
 
 
 def pinned(spec: ModelSpec, card: Card) -> ModelSpec:
@@ -150,7 +154,10 @@ def _file_card(spec: ModelSpec, file: Path) -> Card:
     if spec.config is None:
         family = _known_family(file, shape, said)
         card = _card(spec, Hub(_SD1_CONFIG), family, own={}, file=str(file))
-        return replace(card, scheduler=said.settings(), notes=(*card.notes, *notes))
+        settings = said.settings()
+        spacing = spacing_of(_SD1_STEPS | dict(settings))
+        notes = (*card.notes, *notes)
+        return replace(card, scheduler=settings, spacing=spacing, notes=notes)
     found = locate(spec.config)
     if isinstance(found, Path):
         raise ModelError(f"config: {found} is a file: give a diffusers folder or a hub id")
@@ -159,9 +166,11 @@ def _file_card(spec: ModelSpec, file: Path) -> Card:
     family = _family(found, own)
     _check_fits(file, shape, found)
     settings, more = _agreed(file, said, found)
-    check_scheduler(str(file), found.read(SCHEDULER) | dict(settings))
+    scheduler = found.read(SCHEDULER) | dict(settings)
+    check_scheduler(str(file), scheduler)
     card = _card(spec, found, family, own=own, file=str(file))
-    return replace(card, scheduler=settings, notes=(*card.notes, *notes, *more))
+    spacing, notes = spacing_of(scheduler), (*card.notes, *notes, *more)
+    return replace(card, scheduler=settings, spacing=spacing, notes=notes)
 
 
 def _card(

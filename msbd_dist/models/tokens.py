@@ -117,9 +117,9 @@ def _made(folder: Path) -> Tokenizer:
     )
     found.add_special_tokens([_START, _END])
     found.add_tokens(_added(folder))
-    ends = ((word, found.token_to_id(word)) for word in (_END, _START))
+    end, start = ((word, found.token_to_id(word) or 0) for word in (_END, _START))
     found.post_processor = processors.RobertaProcessing(
-        *ends, trim_offsets=False, add_prefix_space=False
+        end, start, trim_offsets=False, add_prefix_space=False
     )
     return found
 
@@ -131,5 +131,6 @@ def _added(folder: Path) -> list[AddedToken]:
         for name in ("tokenizer_config.json", "added_tokens.json")
     )
     kept: dict[str, Any] = config.get("added_tokens_decoder") or {}
-    told = {one["content"]: {k: one[k] for k in _FLAGS if k in one} for one in kept.values()}
-    return [AddedToken(word, **flags) for word, flags in ({w: {} for w in old} | told).items()]
+    told: dict[str, dict[str, bool]] = {word: {} for word in old}
+    told |= {one["content"]: {k: one[k] for k in _FLAGS if k in one} for one in kept.values()}
+    return [AddedToken(word, **flags) for word, flags in told.items()]

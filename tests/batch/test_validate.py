@@ -431,6 +431,15 @@ def test_a_prompt_without_effect_is_told(
     assert all("painted first" in w.message for w in validate(path).warnings)  # nothing segmented
 
 
+@pytest.mark.parametrize("key", ["steps", "upscale_steps"])
+def test_a_schedule_that_begins_where_nothing_can_change_is_told(tmp_path: Path, key: str) -> None:
+    drawn(tmp_path / "i.png")
+    rows = [{"image": "i.png", "mask": [9, 9, 9, 9], key: steps} for steps in (1, 2)]
+    (warning,) = validate(manifest(tmp_path, *rows)).warnings
+    assert warning.key == f"edits[0].{key}"
+    assert "of 1 begins at t = 1 of 1000" in warning.message
+
+
 def test_a_note_on_many_edits_is_one_line(tmp_path: Path) -> None:
     drawn(tmp_path / "i.png")
     rows = [{"image": "i.png", "mask": [9, 9, 9, 9]}] * 3
