@@ -18,6 +18,7 @@ import pytest
 import tifffile
 from PIL import Image, IptcImagePlugin, PngImagePlugin
 from test_previews import exif_with_thumbnail, gallery, packet, thumbnail
+from web import serving
 
 from msbd_dist.canvas.export import (
     Edited,
@@ -428,6 +429,18 @@ def test_what_viewers_forgive_is_read_as_they_do(
     said = [record.getMessage() for record in caplog.records if record.name != "pyvips"]
     assert len(said) == (0 if name == "end" else 1)
     assert all(text.startswith(f"{path}: ") and "as viewers do" in text for text in said)
+
+
+def test_a_warning_about_a_url_names_the_url(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(forgiven("scan"))
+    with serving(tmp_path) as server, caplog.at_level(logging.WARNING):
+        place = f"{server.url}/a.jpg"
+        assert Picture.open(place).read(BOX).shape == (3, *BOX.size.shape)
+    said = [one.getMessage() for one in caplog.records if "viewers" in one.getMessage()]
+    assert said
+    assert all(text.startswith(f"{place}: its scan's header is wrong") for text in said)
 
 
 def test_what_libvips_warns_of_names_the_file(
