@@ -719,3 +719,14 @@ def test_a_loss_that_nobody_knows_is_answered_with_the_nearest_name(tmp_path: Pa
     text = GOOD.replace("}", ", output: o.png, allow_loss: [ipct]}")
     with pytest.raises(ManifestError, match=r"allow_loss: .*'ipct' is perhaps iptc"):
         read_manifest(write(tmp_path, text))
+
+
+def test_what_may_be_lost_stands_in_one_cell(tmp_path: Path) -> None:
+    (tmp_path / "jobs.csv").write_text(
+        "id,image,mask,prompt,output,allow_loss\n"
+        "a,i.png,m.png,x,a.png,TRUE\n"
+        'b,i.png,m.png,x,b.png,"iptc, Second picture"\n'
+        "c,i.png,m.png,x,c.png,\n"
+    )
+    allowed = [edit.allow_loss for edit in read_manifest(tmp_path / "jobs.csv").edits]
+    assert allowed == [True, ("iptc", "second-picture"), False]
