@@ -249,10 +249,13 @@ def check_target(picture: Picture, target: Path | str, how: How) -> None:
     lost = [loss for loss in losses(picture, target, how) if not how.allows(loss)]
     if lost:
         names = list(dict.fromkeys(loss.name for loss in lost))
+        copied = picture.kind not in ("PNG", "JPEG", "WebP")  # where a file of its kind keeps all
+        helpless = not copied and all(loss in picture.reader.unkept for loss in lost)
+        keep = "no written file keeps" if helpless else f"{kind} can't keep"
+        remedy = "allow it" if helpless else "choose another format, or allow it"
         raise ImageError(
-            f"{target}: {kind} can't keep {_listed([loss.what for loss in lost])} of "
-            f"{picture.path}; choose another format, or allow it with "
-            f"--allow-loss {','.join(names)} (in a manifest: allow_loss: [{', '.join(names)}])"
+            f"{target}: {keep} {_listed([loss.what for loss in lost])} of {picture.path}; {remedy} "
+            f"with --allow-loss {','.join(names)} (in a manifest: allow_loss: [{', '.join(names)}])"
         )
 
 

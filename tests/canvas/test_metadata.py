@@ -377,6 +377,15 @@ def test_pillow_s_mpo_is_a_second_picture(tmp_path: Path) -> None:
     )
 
 
+def test_another_format_is_named_as_a_way_only_where_it_is_one(tmp_path: Path) -> None:
+    source = with_segments(tmp_path / "a.jpg", mpf(0x030000, 0), GAIN, after=jpeg())
+    with pytest.raises(ImageError, match="no written file keeps the gain map of") as caught:
+        check_target(Picture.open(source), tmp_path / "o.png", How())
+    assert "another format" not in str(caught.value)
+    with pytest.raises(ImageError, match=r"JPEG can't keep .*choose another format, or allow it"):
+        check_target(Picture.open(source), tmp_path / "o.jpg", How())
+
+
 def test_a_thumbnail_in_jfif_is_a_preview(tmp_path: Path) -> None:
     data = jpeg()
     small = segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\2\2" + bytes(12))
