@@ -215,6 +215,14 @@ def _of_the_run(error: Exception) -> Exception:
     return error
 
 
+def _of_the_process(error: Exception) -> Exception:
+    """Where CUDA has failed this process can't go on, and no other task would do better."""
+    from msbd_dist.fleet.cards import card_fault  # which is made of what is here
+
+    fault = card_fault(error, "in this process")
+    return ClusterError(f"{fault}; run the same command again, it goes on") if fault else error
+
+
 def _out_of_memory(error: Exception) -> WorkerError:
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return WorkerError(f"out of memory even in the smallest pieces ({line}); use a larger worker")
@@ -260,7 +268,7 @@ class SerialExecutor:
         try:
             facts = persevere(partial(self._run, task), history, self._rng)
         except Exception as error:  # an outcome like any other: the caller decides
-            return Outcome(task, error=error, attempts=history.failed)
+            return Outcome(task, error=_of_the_process(error), attempts=history.failed)
         return Outcome(task, facts=facts, attempts=history.failed + 1)
 
     def _run(self, task: Any, attempt: Attempt) -> Facts:

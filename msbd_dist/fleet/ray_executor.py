@@ -35,6 +35,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import ray
@@ -908,6 +909,7 @@ def _hosts() -> dict[str, Host]:
     }
 
 
+@lru_cache(maxsize=1024)
 def _host_of(node: str) -> str:
     """A node as people know it: its name and address."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]

@@ -403,6 +403,18 @@ def test_gangs_that_never_form_use_gloo_and_then_do_without(carded: dict[str, An
     assert "gangs do without others" in found["trouble"][1]
 
 
+def test_a_fault_of_cuda_ends_a_serial_run_and_sets_no_edit_aside() -> None:
+    class Faulty(Calculator):
+        def run(self, *_: Any, **__: Any) -> dict[str, Any]:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    pool = SerialExecutor(Faulty)
+    pool.submit(Job("one"))
+    error = outcome_of(pool).error
+    assert type(error) is ClusterError
+    assert "illegal memory access was encountered (in this process); run the same" in str(error)
+
+
 # --- what a failure means ---
 
 
