@@ -150,13 +150,23 @@ def read_yaml(path: Path) -> tuple[Any, Place]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise ManifestError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+        remedy = _yaml_remedy(str(error.problem))
+        raise ManifestError(f"{path}:{line}: not valid YAML: {error.problem}; {remedy}") from None
     except yaml.YAMLError as error:
         raise ManifestError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     except ValueError as error:  # a number of thousands of digits
         raise ManifestError(f"{path}: not valid YAML: {error}") from None
     except RecursionError:
         raise ManifestError(f"{path}: is nested too deeply; a manifest has few levels") from None
+
+
+def _yaml_remedy(problem: str) -> str:
+    """What to do about what a parser of YAML says."""
+    if any(word in problem for word in ("mapping values", "alias", "anchor", "start any token")):
+        return "put a text with `: ` in it, or * & ! % @ ` before it, in quotes; indent with spaces"
+    if "expected" in problem:
+        return "indent keys that belong together alike, and close quotes and brackets"
+    return "look at the quotes, brackets and indents about this line"
 
 
 def scalar(text: str) -> Any:

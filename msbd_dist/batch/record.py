@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -22,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import psutil
 from pydantic import TypeAdapter
 
 from msbd_dist.batch.identity import Identity
@@ -181,7 +181,8 @@ def peak_memory_mb() -> int:
     with suppress(OSError):  # getrusage counts what the process was forked from
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    held = psutil.Process().memory_info()  # elsewhere than on Linux there may be no peak
+    return int(getattr(held, "peak_wset", held.rss)) >> 20
 
 
 def package_versions() -> dict[str, str]:

@@ -323,7 +323,7 @@ class TaskWorker:
             params = fit.run(team, on_turn=left.keep(fit, team.rank == 0))
         except ArithmeticError:
             raise NonFiniteError(
-                f"edit {scene.record.spec.id}: the decoder's loss became NaN in stage "
+                f"the decoder's loss became NaN in stage "
                 f"{scene.stage.index}; try a smaller decoder_lr than "
                 f"{scene.plan.method.decoder_lr:g}"
             ) from None
@@ -381,16 +381,16 @@ class TaskWorker:
                 plain = self._models.latent.decode(z)
                 decoded = shown(decoded, plain, torch.from_numpy(depth).to(plain.device))
             pixels = decoded[0].clamp(0, 1).cpu().numpy()
-        _require_finite(pixels, scene, "decoder")
+        _require_finite(pixels, scene, "decoder", self._models.device.type)
         if float(np.ptp(pixels)) < FLAT:
             self._report_flat(scene, slot)
         scene.beside.later(partial(scene.canvas.write_segment, scene.stage, slot, pixels))
 
     def _report_flat(self, scene: Scene, slot: int) -> None:
-        name = f"edit {scene.record.spec.id}: segment {slot} of stage {scene.stage.index}"
+        what = f"segment {slot} of stage {scene.stage.index} is all of one colour"
         if self._models.dtype != torch.float32:
-            raise NonFiniteError(f"{name} is all of one colour")
-        log.warning("%s is all of one colour", name)
+            raise NonFiniteError(what)
+        log.warning("%s: %s", scene.record.spec.id, what)
         scene.flat.append(slot)
 
     def _tuned_weights(self, scene: Scene) -> Params:
@@ -482,7 +482,7 @@ class TaskWorker:
             eta=method.eta,
             repaint=method.repaint if stage.index == 0 else 0,
         )
-        _require_finite(z.cpu().numpy(), scene, "denoiser")
+        _require_finite(z.cpu().numpy(), scene, "denoiser", self._models.device.type)
         return z
 
     def _guidance(self, scene: Scene) -> float:
@@ -659,9 +659,10 @@ def _noise(fields: Sequence[NoiseField], boxes: Sequence[Box], device: torch.dev
     return draw
 
 
-def _require_finite(array: np.ndarray, scene: Scene, part: str) -> None:
+def _require_finite(array: np.ndarray, scene: Scene, part: str, device: str) -> None:
     if not np.isfinite(array).all():
+        elsewhere = "" if device == "cpu" else ", or device: cpu"
         raise NonFiniteError(
-            f"edit {scene.record.spec.id}: the {part} produced NaN or infinity in stage "
-            f"{scene.stage.index}; try another seed, a lower guidance, or device: cpu"
+            f"the {part} produced NaN or infinity in stage {scene.stage.index}; "
+            f"try another seed or a lower guidance{elsewhere}"
         )

@@ -108,7 +108,8 @@ class LocalBytes:
                 length = min(self.size - done, 1 << 30)
                 with self.opened() as source, other.opened() as target:
                     moved = os.copy_file_range(source, target, length, done, done)
-            except OSError:  # not between these two file systems; a full disk is told by the other
+            except (OSError, AttributeError):
+                # not between these two file systems, or not on macOS; a full disk is told below
                 moved = 0
             if not moved:
                 part = self.read(done, min(self.size - done, 8 << 20))

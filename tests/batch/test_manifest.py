@@ -730,3 +730,19 @@ def test_what_may_be_lost_stands_in_one_cell(tmp_path: Path) -> None:
     )
     allowed = [edit.allow_loss for edit in read_manifest(tmp_path / "jobs.csv").edits]
     assert allowed == [True, ("iptc", "second-picture"), False]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("edits:\n  - prompt: a sign: stop\n", ":2: .*in quotes"),
+        ("edits:\n  - prompt: *star\n", ":2: .*in quotes"),
+        ("edits:\n  - prompt: @home\n", ":2: .*in quotes"),
+        ("edits:\n\t- prompt: x\n", ":2: .*indent with spaces"),
+        ("edits:\n  - id: a\n   mask: b\n", ":3: .*(indent|quotes)"),
+        ('edits: "x\n', ":.*quotes"),
+    ],
+)
+def test_what_is_wrong_with_yaml_says_what_to_do(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=said):
+        read_manifest(write(tmp_path, text))

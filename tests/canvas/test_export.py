@@ -497,3 +497,11 @@ def test_writing_leaves_alone_what_lies_beside_the_target(
     write_edited(edit_of(Picture.open(tmp_path / "a.png")), tmp_path / "b.png", How())
     assert not [path for path in opened if "others" in path]
     assert str(tmp_path) in opened  # the name lasts
+
+
+def test_a_sample_never_counts_more_pixels_than_there_are(tmp_path: Path) -> None:
+    make(tmp_path / "tiled.tif", noise(8, 3, Size(320, 480)), None)
+    edited = edit_of_large(tmp_path / "tiled.tif")
+    write_edited(edited, tmp_path / "b.tif", How())
+    found = verify(edited, tmp_path / "b.tif", "sample")
+    assert found.compared <= found.pixels == 320 * 480

@@ -833,3 +833,19 @@ def test_a_picture_in_s3_is_edited_in_place(s3_server: str, tmp_path: Path) -> N
     np.testing.assert_array_equal(read(url), expected(noise(3)))
     restore(tmp_path / "journal")
     np.testing.assert_array_equal(read(url), noise(3))
+
+
+def test_no_way_of_reading_goes_past_the_search_for_lost_chunks(tmp_path: Path) -> None:
+    """Newer zarrs ask for several parts of a file, or without waiting, beside `get`."""
+    from msbd_dist.canvas.ome import _CheckedStore
+
+    assert _CheckedStore._supports_sync_io is False
+    array = zarr.create_array(
+        tmp_path, shape=(256, 256), chunks=(32, 32), shards=(64, 64), dtype="u1"
+    )
+    array[...] = 7
+    array.attrs["msbd_dist"] = {"complete": True}
+    (tmp_path / "c/1/1").unlink()
+    for box in (Box(64, 64, 80, 80), Box(60, 60, 100, 130)):  # a part of a shard, and several
+        with pytest.raises(ImageError, match="c/1/1 is lost"):
+            OmeReader.open(str(tmp_path)).window(box)
