@@ -105,7 +105,7 @@ def _mixed(file: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[Path], object], list[str]]] = {
-    "x2": (lambda f: write_rrdbnet(f, scale=2), ["enlarges x2, wanted x4", "sr_factor"]),
+    "x2": (lambda f: write_rrdbnet(f, scale=2), ["enlarges by 2", "sr_factor"]),
     "grey": (lambda f: write_rrdbnet(f, channels=1), ["1 to 1 channels", "RGB"]),
     "not a network": (lambda f: torch.save({"a": torch.ones(3)}, f), ["does not know", "bicubic"]),
     "a tensor": (lambda f: torch.save(torch.ones(3), f), ["Tensor", "weights by name"]),
