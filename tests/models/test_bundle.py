@@ -166,7 +166,9 @@ def test_single_files_that_dont_fill_a_part_are_refused(
 def test_a_damaged_part_is_refused(tmp_path: Path, made: Path) -> None:
     folder = Path(shutil.copytree(made / "eps", tmp_path / "sd"))
     (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 100)
-    with pytest.raises(ModelError, match=r"vae.*not a whole safetensors file.*download it again") as caught:
+    with pytest.raises(
+        ModelError, match=r"vae.*not a whole safetensors file.*download it again"
+    ) as caught:
         loaded(folder).latent.decode(torch.zeros(1, 4, 8, 8))
     assert "\n" not in str(caught.value)
 
