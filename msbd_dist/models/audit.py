@@ -22,6 +22,7 @@ from msbd_dist.models.agreement import check_agreement, check_index
 from msbd_dist.models.card import BUNDLED, bundled_folder, resolve
 from msbd_dist.models.factor import kind_by_shapes, other_kind
 from msbd_dist.models.shapes import shapes_of
+from msbd_dist.models.single_file import names_of_parts
 from msbd_dist.models.sources import PICKLES, Folder, Hub, locate, reason
 
 SUMS = "SHA256SUMS"  # beside the files it lists, as sha256sum writes and checks it
@@ -169,12 +170,18 @@ def _family(name: str, folder: Path) -> Family | None:
 
 
 def _check_file(name: str, file: Path) -> Checked:
-    family = None
-    if file.suffix.lower() == WEIGHTS:
-        with suppress(ModelError):  # not a whole model: a part, such as an upscaler
-            family = resolve(ModelSpec(family=str(file))).family
+    family, what = None, None
     checked = _checked(file.parent, file)
-    what = _in_words(family) if family else _kind(file)
+    if file.suffix.lower() == WEIGHTS:
+        try:
+            card = resolve(ModelSpec(family=str(file)))
+            predicted = dict(card.scheduler).get("prediction_type", "epsilon")
+            family = card.family
+            what = "; ".join([f"{_in_words(family)}, predicts {predicted}", *card.notes])
+        except ModelError as error:  # or it is a part, such as an upscaler
+            if all(names_of_parts(shapes_of(file)).values()):
+                what = f"a model that can't be used as it is ({error})"
+    what = what or _kind(file)
     return Checked(name=name, place=str(file), what=what, family=family, files=(checked,))
 
 

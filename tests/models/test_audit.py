@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from folders import edit_json
+from folders import SD1_FILE, edit_json
 from safetensors.torch import load_file, save_file
 
 from msbd_dist.core.spec import ModelSpec
@@ -241,3 +241,17 @@ def test_what_a_file_is_is_said(tmp_path: Path) -> None:
     assert check(str(tmp_path / "lora.safetensors")).what == "a LoRA"
     upscaler = check(str(bundled_folder() / "upscaler" / "esrgan_x4.safetensors"))
     assert upscaler.what == "ESRGAN, enlarges by 4, from 3 to 3 channels"
+
+
+def test_what_a_single_file_predicts_is_told(tmp_path: Path) -> None:
+    weights = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in SD1_FILE.items()}
+    plain, named = tmp_path / "m.safetensors", tmp_path / "m-vpred.safetensors"
+    save_file(weights, plain)
+    assert check(str(plain)).what.endswith("predicts epsilon")
+    save_file(weights | {"v_pred": torch.zeros(0), "zz": torch.zeros(1)}, plain)
+    assert "predicts v_prediction; " in check(str(plain)).what
+    save_file(weights, named)
+    found = check(str(named))
+    assert found.family is None
+    assert "can't be used as it is" in found.what
+    assert "give config" in found.what
