@@ -42,6 +42,12 @@ def coded(picture: Image) -> Image:
         return images(latent.decode(latent.encode(torch.from_numpy(planes(picture))[None])))[0]
 
 
+def pretrained(z: np.ndarray) -> np.ndarray:
+    """A latent (C, h, w) as the bundled decoder has it: (3, H, W) in [0, 1]."""
+    with torch.no_grad():
+        return _latent().decode(torch.from_numpy(z)[None])[0].clamp(0, 1).numpy()
+
+
 def obeyed(case: Case, picture: Image) -> Values:
     """Whether the asked colour and shape are there, by CLIP and by the probe.
 

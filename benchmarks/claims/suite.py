@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from benchmarks.claims import decoder, lowpass, objects, prompts, repaint, rerank, seams, upscaling
+from benchmarks.claims import (
+    decoder,
+    decoder_large,
+    lowpass,
+    objects,
+    prompts,
+    repaint,
+    rerank,
+    seams,
+    upscaling,
+)
 from benchmarks.claims.question import Question
 
 QUESTIONS: dict[str, Question] = {
     module.QUESTION.key: module.QUESTION
-    for module in (objects, repaint, rerank, upscaling, lowpass, decoder, seams, prompts)
+    for module in (
+        *(objects, repaint, rerank, upscaling, lowpass),
+        *(decoder, decoder_large, seams, prompts),
+    )
 }
 
 

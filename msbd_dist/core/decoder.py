@@ -16,7 +16,7 @@ distance from the edge, and is 1 where the band ends, one latent cell inside:
     depth             0 ... 0 | 1/8 2/8 ... 7/8   1 ... 1
     first mean        0 ... 0 | 1/8 2/8 ... 7/8   0 ... 0
     second mean       1 ... 1 |  0   0  ...  0    0 ... 0
-    share of D_0      0 ... 0 | depth (2 - depth) 1 ... 1
+    share of D_0      0 ... 0 | 1 - (1 - depth)^3 1 ... 1
                              edge               end of the band
 
 Every process holds all weights. A step is: the gradient of its share of the step's segments
@@ -92,7 +92,7 @@ def shown(tuned: torch.Tensor, plain: torch.Tensor, depth: torch.Tensor) -> torc
 
     Exactly D_theta where the depth is 0, exactly D_0 where it is 1.
     """
-    return torch.lerp(tuned, plain, depth * (2 - depth))
+    return torch.lerp(tuned, plain, 1 - (1 - depth) ** 3)
 
 
 @dataclass(frozen=True, kw_only=True)

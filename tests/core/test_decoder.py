@@ -88,7 +88,7 @@ def test_a_stage_shows_the_tuned_decoder_outside_and_the_pretrained_one_deep_ins
     assert torch.equal(out[..., 0], tuned[..., 0])
     assert torch.equal(out[..., 3], plain[..., 3])
     share = ((out - tuned) / (plain - tuned))[..., 1:3]
-    assert share.mean(dim=(0, 1, 2)).tolist() == pytest.approx([0.4375, 0.9375], abs=1e-3)
+    assert share.mean(dim=(0, 1, 2)).tolist() == pytest.approx([0.578125, 0.984375], abs=1e-3)
 
 
 def test_only_the_background_term_is_there_at_the_start() -> None:
