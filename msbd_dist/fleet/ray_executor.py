@@ -390,7 +390,7 @@ class RayExecutor:
     @property
     def trouble(self) -> str:
         """Why fewer workers are at work than were wanted, in a line; nothing where none are."""
-        bad = [f"{fault}" for fault in self._cards.bad.values()]
+        bad = [f"{_place_of(place)}: {fault}" for place, fault in self._cards.bad.items()]
         out = [f"{_host_of(node)}: {why}" for node, why in self._out.items()]
         parts = [self._waiting, self._apart, *(f"left out: {why}" for why in (*out, *bad))]
         return "; ".join(filter(None, parts))
@@ -674,7 +674,7 @@ class RayExecutor:
         self._metrics.failed(job.name, quarantined=False)
         whys: dict[str, Exception] = {_host_of(node): why for node, why in self._out.items()}
         for place, fault in self._cards.bad.items():
-            whys.setdefault(f"{_host_of(place.node)}, {place.card}", fault)
+            whys.setdefault(_place_of(place), fault)
         return Outcome(job.task, error=_none_fit(whys), attempts=job.history.failed)
 
     def _blame(self, number: int, member: _Member, fault: CardFault) -> WorkerLost:
@@ -685,7 +685,7 @@ class RayExecutor:
         if not self._cards.lost(home, fault):
             charged = self._cards.ever_worked(home) or isinstance(fault, CardFull)
             return fault if charged else NodeLost(str(fault))
-        log.warning("%s gets no work: %s", home.card, fault)
+        log.warning("%s gets no work: %s", _place_of(home), fault)
         if not member.cards:
             self._drop(number, member, fault)
         self._hire()
@@ -917,6 +917,11 @@ def _host_of(node: str) -> str:
     if found is None:
         return f"node {node[:8]}"
     return f"{found['NodeManagerHostname']} ({found['NodeManagerAddress']})"
+
+
+def _place_of(place: Place) -> str:
+    """A card, or a worker's own place, as people know it."""
+    return f"{_host_of(place.node)}, {place.card}"
 
 
 def _waiting(late: int, of: int, needs: Mapping[str, float], free: Mapping[str, float]) -> str:

@@ -200,12 +200,12 @@ def test_two_hosts_that_share_no_files_make_the_same_bytes(
     assert found == {"digests": quiet, "wrong": []}
 
 
-def start_ray(hosts: Hosts, *, first: str = "true", second: str = "true") -> str:
-    """A Ray of both hosts, one CPU each; its address. Each raylet sees what its shell command makes
-    of the files, and nobody else does."""
+def start_ray(hosts: Hosts, *, first: str = "true", second: str = "true", gpus: int = 0) -> str:
+    """A Ray of both hosts, one CPU and ``gpus`` each; its address. Each raylet sees what its shell
+    command makes of the files, and nobody else does."""
     ray = str(Path(sys.executable).with_name("ray"))
     here, there = hosts.addresses
-    start = f"{ray} start --num-cpus 1 --disable-usage-stats"
+    start = f"{ray} start --num-cpus 1 --num-gpus {gpus} --disable-usage-stats"
     head = f"{start} --head --include-dashboard false --port 6399 --temp-dir {hosts.temp}"
     for host, command in (
         (0, f"{first} && {head} --node-ip-address {here}"),
@@ -274,3 +274,14 @@ def test_where_no_host_has_the_model_the_run_ends_and_names_both(
     assert all(f"({address}): " in told for address in hosts.addresses)
     assert "has no model_index.json" in told
     assert "unet/diffusion_pytorch_model.safetensors differs" in told
+
+
+def test_a_host_whose_card_is_dead_is_named_and_left_out(hosts: Hosts) -> None:
+    address = start_ray(hosts, gpus=1)
+    script = [sys.executable, str(HERE / "dead_card.py"), address]
+    done = subprocess.run(hosts.command(0, *script), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["done"], found["errors"]) == (60, [])
+    assert f"({hosts.addresses[1]})" in found["trouble"]
+    assert hosts.addresses[0] not in found["trouble"]

@@ -368,7 +368,8 @@ def test_one_dead_card_fails_no_task_and_is_left_out(carded: dict[str, Any]) -> 
     assert found["workers"] == 2
     assert found["errors"] == []
     assert found["done"] == 40
-    assert "left out: CUDA error: uncorrectable ECC error encountered" in found["trouble"]
+    assert "GPU 1: CUDA error: uncorrectable ECC error encountered" in found["trouble"]
+    assert found["trouble"].startswith("left out: ")
     assert f"(on {socket.gethostname()}, GPU 1)" in found["trouble"]
 
 
