@@ -63,7 +63,7 @@ def main() -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     logging.getLogger("pyvips").setLevel(logging.ERROR)  # what it warns of, we raise
     try:
-        code = app(spelled_out(sys.argv[1:]), standalone_mode=False) or 0
+        code = app(spelled_out(sys.argv[1:]), prog_name="msbd", standalone_mode=False) or 0
         if code == signal.SIGINT + 128:  # before there was anything to stop
             fail("interrupted; the same command continues", code)
         sys.exit(code)

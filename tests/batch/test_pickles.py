@@ -28,12 +28,16 @@ class Bomb:
 def test_a_manifest_whose_model_is_a_pickle_is_refused_and_runs_nothing(
     tmp_path: Path, key: str
 ) -> None:
+    """A model that is one ends the run, an upscaler or a scorer the edits that need it."""
     draw_inputs(tmp_path)
     torch.save({"params": Bomb(tmp_path / "gone-off")}, tmp_path / "bomb.pth")
     place = str(tmp_path / "bomb.pth")
     quick = {"steps": 1, "repaint": 0, "decoder_optimization": False}
     models = {"family": "tiny", key: f"ViT-B-32:{place}" if key == "clip" else place}
     manifest = manifest_of(tmp_path, quick, models=models)
-    with pytest.raises(ModelError, match="pickle"):
-        run_manifest(manifest, tmp_path / "out", executor="serial")
+    with pytest.raises(ModelError, match=r"bomb\.pth: .*pickle"):
+        for edit in run_manifest(manifest, tmp_path / "out", executor="serial").edits:
+            assert edit.error is not None
+            raise edit.error
     assert not (tmp_path / "gone-off").exists()
+    assert not list(tmp_path.glob("out/*/*/ledger/*"))
