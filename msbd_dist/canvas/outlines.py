@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from msbd_dist.canvas.coco import is_coco, read_coco, runs_mask
+from msbd_dist.canvas.files import is_web
 from msbd_dist.canvas.geo import Polygon, crs_of, in_pixels
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.labelme import patches_mask, read_labelme
@@ -59,12 +60,17 @@ Tell = Callable[[str], None]
 
 def is_outlines(place: str) -> bool:
     """Does a path or URL name a file of outlines?"""
-    return place.lower().endswith(SUFFIXES)
+    return _named(place).endswith(SUFFIXES)
+
+
+def _named(place: str) -> str:
+    """A place in lower case, of a web address without its query."""
+    return (place.partition("?")[0] if is_web(place) else place).lower()
 
 
 def refuse_others(place: str) -> None:
     """MaskError for a file that by its name is neither a picture nor outlines that are read."""
-    what = _OTHERS.get(Path(place.lower()).suffix)
+    what = _OTHERS.get(Path(_named(place)).suffix)
     if what in ("an array of numpy", "a file of MATLAB"):
         raise MaskError(f"{place}: is {what}; save it as a PNG that is white where to edit")
     if what:

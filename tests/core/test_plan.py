@@ -115,7 +115,7 @@ def test_stage_edges_at_margin_one(side: int, edges: list[int]) -> None:
 
 
 def test_call_counts_of_the_paper() -> None:
-    found = plan(Size(2117, 1803), Box(200, 300, 1500, 1100))
+    found = plan(Size(2117, 1803), Box(200, 300, 1500, 1100), decoder_batch="full")
     base, middle, final = found.stages
     assert found.denoiser_calls(base) == 5 * 300
     assert found.denoiser_calls(middle) == 40
