@@ -49,7 +49,8 @@ def test_each_file_that_is_loaded_counts_and_no_other(folder: Path) -> None:
         if not path.is_file():
             continue
         kept = path.read_bytes()
-        path.write_bytes(kept + b" ")
+        weights = path.suffix == ".safetensors"  # whose length is in its header
+        path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]) if weights else kept + b" ")
         changed = of(folder)
         assert [n for n in before if changed[n] != before[n]] == [name]
         path.write_bytes(kept)
