@@ -114,7 +114,7 @@ def test_ways_down_begin_at_the_same_loss_and_are_looked_at_on_the_way(
     assert {way.rounds.batch for way in ways.values()} == {1, 2}
     tail = ways["only the last block, its inputs held"].problem(problem)
     assert tail.loss(tail.pretrained) == pytest.approx(problem.loss(problem.pretrained), rel=1e-4)
-    assert ways["sample, one learning rate"].rounds.rate(7) == 1.0
+    assert ways["sample, one learning rate"].rounds.rate(7) == 0.5
     short = replace(ways["sample"], rounds=replace(ways["sample"].rounds, steps=4))
     points = decoder.descended(short, problem)
     assert [(point["steps"], point["passes"]) for point in points] == [(2, 2), (4, 4)]
