@@ -177,11 +177,17 @@ def kind_of(target: Path | str) -> Kind:
     suffix = Path(target).suffix
     kind = SUFFIXES.get(suffix.lower())
     if kind is None:
+        what = f"{suffix} is" if suffix else "a file without a suffix is"
         raise ImageError(
-            f"{target}: {suffix or 'no suffix'} is not written; name the output "
-            ".png, .tif, .webp or .ome.zarr (lossless), .jpg or .dzi"
+            f"{target}: {what} not written; name the output .png, .tif, .webp "
+            "or .ome.zarr (lossless), .jpg or .dzi"
         )
     return kind
+
+
+SMALLER = Loss(
+    "thumbnail", "the smaller versions of the picture (tiff: pyramid makes new ones)", matters=False
+)
 
 
 def losses(picture: Picture, target: Path | str, how: How) -> list[Loss]:
@@ -193,6 +199,8 @@ def losses(picture: Picture, target: Path | str, how: How) -> list[Loss]:
     if kind != "TIFF":
         lost += [loss for loss, _ in picture.metadata.own if loss]
         lost += map(page_loss, picture.metadata.pages)
+    elif isinstance(picture.reader, TiffReader) and how.tiff != "pyramid":
+        lost += [SMALLER] * bool(picture.reader.contents.levels)
     lost += [Loss(LOSSES[name], name) for name in picture.metadata.others]
     lost += picture.reader.unkept
     if kind in ("WebP", "JPEG", "DeepZoom") and picture.dtype != np.uint8:

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 WIDE = 200  # columns where nobody looks: in a pipe
 
-out_console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
-console = Console(stderr=True, soft_wrap=True)
+out_console = Console(soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else WIDE)
+console = Console(stderr=True, soft_wrap=True, emoji=False)
 
 Models = Annotated[
     str | None,
     typer.Option(
         "--models",
-        help="'tiny' (bundled), a diffusers folder, a hub id[@revision], or one .safetensors file.",
+        help="'tiny' (bundled), a diffusers folder, a hub id (ID@REVISION), or a .safetensors.",
         show_default=False,
     ),
 ]

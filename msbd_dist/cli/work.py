@@ -53,8 +53,8 @@ def edit(
     mask: Annotated[
         str,
         typer.Argument(
-            help="Mask: white is edited, black is kept; or outlines, [x, y, width, height], or a "
-            "mapping such as '{file: m.png, from: alpha, invert: on}'."
+            help="Mask: white is edited, black is kept; or outlines, a box x,y,width,height in "
+            "brackets, or a mapping such as '{file: m.png, from: alpha, invert: on}'."
         ),
     ],
     prompt: Annotated[str, typer.Argument(help="What to paint; '' removes what is there.")],

@@ -151,6 +151,17 @@ def test_samples_in_another_order_of_bytes_do_not_go_along(tmp_path: Path) -> No
     assert [str(one) for one in lost] == ["another picture (label)"]
 
 
+def test_smaller_versions_that_a_new_file_lacks_are_told(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(picture(160, 208), photometric="rgb", metadata=None, tile=(64, 64))
+        file.write(picture(80, 104), photometric="rgb", metadata=None, subfiletype=1)
+    opened, target = Picture.open(tmp_path / "a.tif"), tmp_path / "b.tif"
+    (lost,) = losses(opened, target, How(tiff="plain"))
+    assert (lost.name, lost.matters) == ("thumbnail", False)
+    assert "smaller versions" in str(lost)
+    assert losses(opened, target, How(tiff="pyramid")) == losses(opened, target, How()) == []
+
+
 def test_names_and_places_on_paper_go_along_and_matter_to_no_other_format(tmp_path: Path) -> None:
     extra = [(269, 2, 0, "scan 7", True), (297, 3, 2, (0, 1), True), (281, 3, 1, 4095, True)]
     extra += [(305, 2, 0, "a scanner", True), (306, 2, 0, "2020:01:02 03:04:05", True)]
