@@ -55,7 +55,7 @@ from msbd_dist.core.compose import (
     resample,
     stage_view,
 )
-from msbd_dist.core.decoder import Decode, DecoderFit, FitSegment, FitSettings, Params, shown
+from msbd_dist.core.decoder import ALIKE, Decode, DecoderFit, FitSegment, FitSettings, Params, shown
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import SR_HALO, Plan, Stage, Task
@@ -109,8 +109,16 @@ class Scene:
         """The mask in a window of the stage: True where any pixel under it is (h, w)."""
         return stage_mask(self.canvas, self.stage, window)
 
+    @property
+    def paints(self) -> bool:
+        """Whether something is painted that is to stay as it is: an empty prompt only continues
+        what is around the mask."""
+        return bool(self.record.spec.prompt.strip())
+
     def depth(self, window: Box) -> Floats:
-        """How far inside the mask pixels are: 0 outside, 1 from one latent cell on (h, w)."""
+        """How far inside the mask pixels are, as `core.decoder` has it: (h, w) in [0, 1]."""
+        if not self.paints:
+            return np.where(self.mask(window), np.float32(ALIKE), np.float32(0))
         return stage_depth(self.canvas, self.plan, self.stage, window)
 
     def source(self, window: Box) -> Floats:
@@ -377,8 +385,9 @@ class TaskWorker:
     def _decode_slot(self, scene: Scene, slot: int, z: torch.Tensor, params: Params | None) -> None:
         with torch.no_grad():
             decoded = self._models.latent.decode(z, params)
-            if params is not None and (depth := scene.depth(scene.stage.window(slot))).any():
-                plain = self._models.latent.decode(z)
+            if params is not None and scene.paints:
+                depth = scene.depth(scene.stage.window(slot))
+                plain = self._models.latent.decode(z) if depth.any() else decoded
                 decoded = shown(decoded, plain, torch.from_numpy(depth).to(plain.device))
             pixels = decoded[0].clamp(0, 1).cpu().numpy()
         _require_finite(pixels, scene, "decoder", self._models.device.type)

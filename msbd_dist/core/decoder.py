@@ -19,6 +19,9 @@ distance from the edge, and is 1 where the band ends, one latent cell inside:
     share of D_0      0 ... 0 | 1 - (1 - depth)^3 1 ... 1
                              edge               end of the band
 
+An empty prompt paints nothing that is to be kept. What continues the background is to have its
+tone, from which D_0 is a little off in every stage: there D_theta shows all over.
+
 Every process holds all weights. A step is: the gradient of its share of the step's segments
 (`core/rounds.py`), summed over all processes (`core/reduction.py`), and the same Adam step
 everywhere.
@@ -37,6 +40,10 @@ from msbd_dist.core.rounds import Part, Rounds
 from msbd_dist.core.spec import Method, Reduction
 
 HELD_BYTES = 512 << 20  # of segments that a process keeps; others are loaded for each step
+
+ALIKE = (
+    1 - 2**-24
+)  # the depth of all masked pixels where D_theta is to show all over, as in the paper
 
 Params = dict[str, torch.Tensor]
 Decode = Callable[[torch.Tensor, Params | None], torch.Tensor]  # (z, weights or None) -> pixels

@@ -374,6 +374,16 @@ def test_what_is_painted_stays_but_for_a_band_along_the_masks_edge(tmp_path: Pat
     assert changed[(depth > 0) & (depth <= 4)].mean() > 10
 
 
+def test_with_an_empty_prompt_the_tuned_decoder_shows_all_over_the_mask(tmp_path: Path) -> None:
+    draw_inputs(tmp_path, size=Size(128, 128))
+    off = {**PLAIN, "prompt": "", "decoder_optimization": False}
+    hard = {**off, "decoder_optimization": True, "decoder_lr": 0.01, "decoder_steps": 4}
+    result = serial(manifest_of(tmp_path, off, hard), tmp_path / "out")
+    plain, tuned = (pixels(str(edit.output)).astype(int) for edit in result.edits)
+    deep = distance_transform_edt(pixels(tmp_path / "mask.png") > 127) >= 8
+    assert abs(tuned - plain)[deep].mean() > 5
+
+
 def test_how_deep_a_pixel_is_does_not_depend_on_the_window(tmp_path: Path) -> None:
     """Nor is the picture's border an edge of the mask."""
     draw_inputs(tmp_path, size=Size(160, 400))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch.func import functional_call
 
 from msbd_dist.core import decoder
 from msbd_dist.core.decoder import (
+    ALIKE,
     Areas,
     Decode,
     DecoderFit,
@@ -78,6 +80,17 @@ def test_the_loss_is_the_papers_but_for_what_the_pretrained_decoder_will_show() 
     inside = (changed * depth)[(depth > 0) & (depth < 1)].sum() / (depth > 0).sum()
     found = segment_loss(decode, params, one, Areas.of([one]), lam=100)
     wanted = inside + 100 * mismatch[depth == 0].mean()
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_where_all_of_the_mask_counts_alike_the_loss_is_the_papers() -> None:
+    depth = torch.zeros(1, 1, 32, 32)
+    depth[..., 8:24, 10:20] = ALIKE
+    one = replace(segment(0), depth=depth)
+    params = {k: v + 0.01 for k, v in weights().items()}
+    out, m = decode(one.z, params), (depth > 0).expand(1, 3, 32, 32)
+    wanted = ((out - one.target) ** 2)[m].mean() + 100 * ((out - one.source) ** 2)[~m].mean()
+    found = segment_loss(decode, params, one, Areas.of([one]), lam=100)
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)
 
 
