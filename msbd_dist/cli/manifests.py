@@ -61,7 +61,8 @@ def validate(
     for warning in checked.warnings if output == "text" else ():
         console.print(f"warning: {warning.message}", style="yellow", markup=False, highlight=False)
     for covered in islice(checked.masks.values(), SHOWN) if output == "text" else ():
-        more = f" (and of {covered.edits - 1:,} more)" if covered.edits > 1 else ""
+        others = covered.edits - 1
+        more = f" (also of {others:,} more edit{'s' * (others > 1)})" if others else ""
         text = f"{covered.edit}: the mask{more} covers {percent(covered.percent)} of the picture"
         console.print(text, markup=False, highlight=False)
     if len(checked.masks) > SHOWN and output == "text":

@@ -155,7 +155,7 @@ def test_how_much_masks_cover_is_said_and_asked_about(tmp_path: Path, msbd: Msbd
     )
     code, out, err = msbd("validate", path)
     assert (code, out) == (0, "")
-    assert "e0: the mask (and of 1 more) covers 100.0 % of the picture" in err
+    assert "e0: the mask (also of 1 more edit) covers 100.0 % of the picture" in err
     assert "e1: the mask covers 12.5 % of the picture" in err
     assert err.count("warning: ") == 1
     assert "3 edits, nothing is wrong, 1 warning\n" in err

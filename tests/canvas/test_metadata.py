@@ -456,7 +456,7 @@ def test_what_libvips_warns_of_names_the_file(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = with_chunks(tmp_path / "a.png", chunk(b"eXIf", b"none"))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="pyvips"):
         list(Picture.open(source).strips())
     assert caplog.records
     assert all(one.getMessage().startswith(f"{source}: VIPS: ") for one in caplog.records)
