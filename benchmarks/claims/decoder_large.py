@@ -11,6 +11,7 @@ from benchmarks.claims.decoder import (
     INSIDE,
     LINES,
     OUTSIDE,
+    anything,
     apart,
     line_at_the_band,
     mismatch,
@@ -24,17 +25,13 @@ from msbd_dist.core.compose import Bools, Floats, compose_chunk, stage_view
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import Stage
 from msbd_dist.tiny.evaluate.edits import marked
-from msbd_dist.tiny.scenes import Background, Image
+from msbd_dist.tiny.scenes import Image
 
 _SIZE = Size(384, 384)
 
 
-def _any(_: int, __: Background) -> bool:
-    return True
-
-
 def _cases(count: int) -> list[Case]:
-    return cases(5, count, size=_SIZE, cells=(16, 24), inset=4, grounds=_any)
+    return cases(5, count, size=_SIZE, cells=(16, 24), inset=4, grounds=anything)
 
 
 def _last(done: Done) -> tuple[dict[str, Floats], Floats, Bools]:

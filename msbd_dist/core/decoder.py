@@ -41,9 +41,7 @@ from msbd_dist.core.spec import Method, Reduction
 
 HELD_BYTES = 512 << 20  # of segments that a process keeps; others are loaded for each step
 
-ALIKE = (
-    1 - 2**-24
-)  # the depth of all masked pixels where D_theta is to show all over, as in the paper
+ALIKE = 1 - 2**-24  # the depth of masked pixels where D_theta shows all over, as in the paper
 
 Params = dict[str, torch.Tensor]
 Decode = Callable[[torch.Tensor, Params | None], torch.Tensor]  # (z, weights or None) -> pixels
