@@ -186,8 +186,12 @@ def peak_memory_mb() -> int:
 
 
 def package_versions() -> dict[str, str]:
-    """Installed versions of what a result can depend on."""
-    return {name: metadata.version(name) for name in PACKAGES}
+    """Versions of what a result can depend on; packages that are not installed are left out."""
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def save_edit(files: Files, record: EditRecord) -> None:

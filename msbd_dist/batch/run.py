@@ -595,7 +595,14 @@ def make_executor(launch: Launch, spec: WorkerSpec, *, epoch: int) -> Executor:
     """Workers in this process (serial) or as Ray actors."""
     if launch.executor == "serial":
         return SerialExecutor(spec, epoch=epoch)
-    from msbd_dist.fleet.ray_executor import RayExecutor
+    try:
+        from msbd_dist.fleet.ray_executor import RayExecutor
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ClusterError(
+            "Ray is not installed: install 'ray[default]', or give --executor serial"
+        ) from None
 
     use_gpus = spec.models.device != "cpu"
     return RayExecutor(

@@ -143,12 +143,15 @@ class Hub:
             return frozenset(str(file.relative_to(here)) for file in files), error
 
     def _snapshot(self, names: Iterable[str], what: str) -> Path:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, snapshot_download
 
         try:
             with _silenced("huggingface_hub"):
                 found = snapshot_download(
-                    self.id, revision=self.revision, allow_patterns=list(names)
+                    self.id,
+                    revision=self.revision,
+                    allow_patterns=list(names),
+                    local_files_only=constants.HF_HUB_OFFLINE,  # 1.x asks for a commit's files
                 )
             return Path(found)
         except Exception as error:  # the hub's client has many, of several libraries
@@ -292,11 +295,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def refused(hub: Hub, what: str, error: Exception) -> ModelError:
     """What the hub's client raised when it was asked for ``what``, with what to do about it."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        OfflineModeIsEnabled,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
     chain = list(_causes(error))
     answers = (getattr(getattr(one, "response", None), "status_code", None) for one in chain)
@@ -319,7 +319,7 @@ def refused(hub: Hub, what: str, error: Exception) -> ModelError:
             "to a token that may read it"
         )
     else:
-        known, why = False, _no_answer(code, chain[-1], offline=is_a(OfflineModeIsEnabled))
+        known, why = False, _no_answer(code, chain[-1], offline=constants.HF_HUB_OFFLINE)
     return (ModelError if known else HubError)(
         f"{hub}: {what} could not be had from the model hub: {why}"
     )

@@ -23,16 +23,22 @@ from ray import cloudpickle
 from safetensors.torch import load_file, save_file
 from scipy.ndimage import distance_transform_edt
 
-from msbd_dist.batch import steps
+from msbd_dist.batch import record, steps
 from msbd_dist.batch.manifest import Manifest
-from msbd_dist.batch.record import Order, WorkerSpec, load_edit, versions_of
+from msbd_dist.batch.record import (
+    Order,
+    WorkerSpec,
+    load_edit,
+    package_versions,
+    versions_of,
+)
 from msbd_dist.batch.run import RunResult, life, run_manifest
 from msbd_dist.batch.worker import TaskWorker, stage_depth, stage_mask
 from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.ledger import Ledger
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.spec import ModelSpec
-from msbd_dist.errors import ModelError, MsbdError
+from msbd_dist.errors import ClusterError, ModelError, MsbdError
 from msbd_dist.fleet.executor import Attempt
 from msbd_dist.models.card import bundled_folder, resolve
 
@@ -130,6 +136,20 @@ def test_a_run_leaves_its_record_candidates_previews_and_a_contact_sheet(
     assert result.contact_sheet is not None
     assert pixels(result.contact_sheet).shape[0] > 700
     assert not list(out.rglob("tuned-*"))
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "PACKAGES", ("numpy", "no-such-package"))
+    assert package_versions() == {"numpy": np.__version__}
+
+
+def test_without_ray_a_run_says_what_to_do(
+    make_manifest: MakeManifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "msbd_dist.fleet.ray_executor", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    with pytest.raises(ClusterError, match=r"Ray is not installed: .* --executor serial"):
+        run_manifest(make_manifest(FASTEST), tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
