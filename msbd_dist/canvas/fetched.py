@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from msbd_dist.canvas.places import held_copy
+from msbd_dist.canvas.places import Held, held_copy
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.vips import VipsReader, call_copy
 from msbd_dist.core.geometry import Box
@@ -42,7 +41,7 @@ class FetchedReader(VipsReader):
             yield from reader.strips(rows)
 
     @cached_property
-    def _here(self) -> tuple[Any, VipsReader]:
+    def _here(self) -> tuple[Held, VipsReader]:
         """The copy, held as long as this reader is, and what reads it."""
         copy = held_copy(self.place)
         with _called(self.place, copy):
@@ -50,10 +49,10 @@ class FetchedReader(VipsReader):
 
 
 @contextmanager
-def _called(place: str, copy: Any) -> Iterator[None]:
+def _called(place: str, copy: Held) -> Iterator[None]:
     """Errors and warnings about a copy as such about what it is of."""
-    call_copy(str(copy.name), place)
+    call_copy(copy.name, place)
     try:
         yield
     except ImageError as error:
-        raise ImageError(str(error).replace(str(copy.name), place)) from error
+        raise ImageError(str(error).replace(copy.name, place)) from error

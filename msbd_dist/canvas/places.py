@@ -9,6 +9,7 @@ import re
 import stat
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -119,8 +120,8 @@ def _of_web_file(place: str) -> tuple[int, str]:
         raise FileNotFoundError(place)
     if told := _changed(found):
         return found["size"] or 0, told
-    with _download(place) as copy:
-        return os.stat(copy.name).st_size, _sha256_of(Path(copy.name))
+    copy = _download(place)
+    return os.stat(copy.name).st_size, _sha256_of(Path(copy.name))
 
 
 def _asked(url: str) -> dict[str, Any] | None:
@@ -196,23 +197,31 @@ def local_copy(place: str) -> Path:
     return Path(held_copy(place).name) if is_url(place) else Path(place)
 
 
-def held_copy(url: str) -> Any:
-    """A temporary file with what is at a URL: ``name`` says where, and it lasts at least as long as
-    it is held."""
+class Held:
+    """A temporary file that is removed when nobody holds this any more.
+
+    It is not kept open: an open file in a reference cycle may be finalized with a ResourceWarning.
+    """
+
+    def __init__(self, suffix: str) -> None:
+        handle, self.name = tempfile.mkstemp(prefix="msbd-", suffix=suffix)
+        os.close(handle)
+        weakref.finalize(self, Path(self.name).unlink, missing_ok=True)
+
+
+def held_copy(url: str) -> Held:
+    """A temporary file with what is at a URL; it lasts at least as long as it is held."""
     return _fetched(url, content_digest(url))
 
 
 @lru_cache(maxsize=16)
-def _fetched(place: str, _: str) -> Any:
+def _fetched(place: str, _: str) -> Held:
     return _download(place)
 
 
-def _download(place: str) -> Any:
-    """A temporary file with the content of a URL; it goes when nobody holds it."""
+def _download(place: str) -> Held:
     suffix = re.search(r"\.\w{1,8}$", place.partition("?")[0])
-    copy = tempfile.NamedTemporaryFile(  # noqa: SIM115
-        prefix="msbd-", suffix=suffix[0] if suffix else ""
-    )
+    copy = Held(suffix[0] if suffix else "")
     with store_errors(place):
         system, path = system_of(place)
         system.get_file(path, copy.name)

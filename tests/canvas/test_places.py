@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import zipfile
@@ -20,7 +21,7 @@ from msbd_dist.canvas.combined import make_mask, mask_digest
 from msbd_dist.canvas.files import open_files, plain_scheme, why_read_only
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ome import can_patch
-from msbd_dist.canvas.places import _fetched, content_digest, first_bytes, matching_urls
+from msbd_dist.canvas.places import Held, _fetched, content_digest, first_bytes, matching_urls
 from msbd_dist.core.geometry import Box
 from msbd_dist.errors import ImageError, InputError, MaskError, RunError
 
@@ -165,6 +166,18 @@ def test_a_copy_that_was_given_up_is_fetched_again(
     assert np.array_equal(picture.read(BOX).transpose(1, 2, 0), samples[BOX.slices])
     _fetched.cache_clear()  # it is held as long as it is read
     assert np.array_equal(picture.read(BOX).transpose(1, 2, 0), samples[BOX.slices])
+
+
+def test_a_copy_goes_when_nobody_holds_it() -> None:
+    held = Held(".png")
+    place = Path(held.name)
+    circle: list[object] = [held]
+    circle.append(circle)
+    del held
+    assert place.exists()
+    del circle
+    gc.collect()
+    assert not place.exists()
 
 
 # ---------------------------------------------------------------- schemes
