@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test chaos check clean
+.PHONY: setup demo test chaos gpu check clean
 
 setup: $(READY)
 
@@ -26,6 +26,11 @@ FAULTS ?= 50
 chaos: $(READY)
 	$(BIN)/python -m pytest -m long tests
 	$(BIN)/python tests/chaos/campaign.py --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
+
+# needs a CUDA device: what differs there from its stand-in, then everything that one command can say of a card
+gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu tests
+	$(BIN)/python -m benchmarks.gpu
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -62,7 +62,7 @@ def test_the_plain_loop_does_the_same_work(bundled: Models, kind: str) -> None:
     method = Method(upscale_steps=60)
     plan = make_plan(size, Box.of(size), lambda _: True, family=family, method=method)
     prepared = Prepared(open_files("memory://"), "", plan, WorkerSpec("memory://", ModelSpec(), 1))
-    loop = plain(kind, bundled.latent, prepared)
+    loop = plain(kind, bundled.latent, prepared, torch.float32)
     shapes: list[torch.Size] = []
     picture, mask = torch.rand(1, 3, 64, 64), torch.ones(1, 1, 64, 64)
     with watched(shapes):

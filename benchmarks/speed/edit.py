@@ -72,14 +72,17 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def prepare(folder: Path, models: ModelSpec, *, threads: int = 1) -> Prepared:
+def prepare(
+    folder: Path, models: ModelSpec, *, threads: int = 1, across: int = ACROSS, **method: Any
+) -> Prepared:
     """An edit of a square picture, all of which is edited: nine segments in the final stage.
 
     Its first stage is short and its decoders are not tuned: neither is what is measured.
     """
     family = resolve(models).family
     short = {"steps": 2, "repaint": 0, "samples": 1, "decoder_optimization": False}
-    manifest = draw_edit(folder, ACROSS * family.stride + family.overlap, models, short)
+    side = across * family.stride + family.overlap
+    manifest = draw_edit(folder, side, models, short | method)
     out = open_files(folder / "run")
     result = run_manifest(read_manifest(manifest), out.url, executor="serial")
     if result.exit_code:

@@ -32,11 +32,15 @@ class Together(TaskWorker):
         return self._soundly(scene, task.kind, task.slots)
 
 
-def measure(folder: Path, models: ModelSpec, *, rounds: int = 5) -> dict[str, Any]:
+def measure(folder: Path, models: ModelSpec) -> dict[str, Any]:
     """All numbers of the final stage; seconds are those of one segment."""
-    prepared = prepare(folder, models)
+    return measured(prepare(folder, models))
+
+
+def measured(prepared: Prepared, *, rounds: int = 5) -> dict[str, Any]:
+    """Of an edit that is done up to there."""
     worker = TaskWorker(prepared.spec)
-    clock = Clock(worker._models)
+    clock = Clock(worker._models, prepared.plan.method.upscaler)
     prepared.run(worker, [0])  # loads what is needed
     stage = prepared.stage
     return {
@@ -48,6 +52,7 @@ def measure(folder: Path, models: ModelSpec, *, rounds: int = 5) -> dict[str, An
         "segments": len(stage.segments),
         "denoiser_calls": stage.num_calls,
         "guidance": prepared.plan.method.segment_guidance,
+        "segment_batch": prepared.plan.method.segment_batch,
         "rounds": rounds,
         "batches": sweep(prepared, worker, clock, rounds),
         "against_plain": against_plain(prepared, worker, clock, rounds),
@@ -102,7 +107,7 @@ def against_plain(
 
     The pipelines are given pictures that are enlarged already, so ours is compared without the time
     that enlarging took (``same_work``); and with it, where the same time is added to theirs
-    (``whole``).
+    (``whole``). They run in the dtype of our UNet, and free to sum in any order.
     """
     segments = inputs(prepared, worker)
     enlarging: list[float] = []
@@ -116,11 +121,10 @@ def against_plain(
         enlarging.append(clock.seconds["enlarge"] / COMPARED)
         return seconds / COMPARED
 
-    latent, dtype = worker._models.in_float32().latent, worker._models.dtype
-    loops = {kind: partial(_timed, plain(kind, latent, prepared), segments) for kind in PIPELINES}
-    if dtype != torch.float32:
-        half = plain("img2img", latent, prepared, dtype)
-        loops[f"img2img, {dtype}".replace("torch.", "")] = partial(_timed, half, segments)
+    latent, dtype = worker._models.latent, worker._models.dtype
+    loops = {
+        kind: partial(_timed, plain(kind, latent, prepared, dtype), segments) for kind in PIPELINES
+    }
     for loop in loops.values():
         loop()  # once before it counts
     seconds = in_turns({"ours": ours, **loops}, rounds)
@@ -144,10 +148,15 @@ def against_plain(
 
 
 def _timed(loop: Callable[..., list[Tensor]], segments: Sequence[Any]) -> float:
-    with intra_op_threads(1):
-        began = time.perf_counter()
-        loop(segments)
-        return (time.perf_counter() - began) / len(segments)
+    fixed = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        with intra_op_threads(1):
+            began = time.perf_counter()
+            loop(segments)
+            return (time.perf_counter() - began) / len(segments)
+    finally:
+        torch.use_deterministic_algorithms(fixed)
 
 
 def inputs(prepared: Prepared, worker: TaskWorker) -> list[tuple[Tensor, Tensor]]:

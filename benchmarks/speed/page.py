@@ -39,14 +39,13 @@ worker has it on a CPU.
 """
 
 CUDA = """
-Nothing here was measured on CUDA: no such device was there. What is in place for it, and not yet
-measured: bf16 (or fp16) for UNet and text encoder, the UNet's convolutions with their channels
-last, PyTorch's own attention (SDPA, diffusers' default), a task's segments as one batch through
-UNet and super-resolution, TF32 in the VAE's convolutions (PyTorch's default), noise copied without
-waiting for the device, and reading and writing beside it. Deterministic kernels are chosen wherever
-there are any, which costs some speed. `torch.compile` and CUDA graphs are variants of the
-benchmark, not of the program. Where there is a device, this measures all of it, with the share of
-the card's rate in bf16 products:
+Nothing here was measured on CUDA. What is in place for it: bf16 (or fp16) for UNet and text
+encoder, the UNet's convolutions with their channels last, PyTorch's own attention (SDPA, diffusers'
+default), a task's segments as one batch through UNet and super-resolution, TF32 in the VAE's
+convolutions (PyTorch's default), noise copied without waiting for the device, and reading and
+writing beside it. Deterministic kernels are chosen wherever there are any, which costs some speed.
+`torch.compile` and CUDA graphs are variants of this benchmark (`--only denoiser`), not of the
+program. [On a GPU](gpu.md) is what a card shows of all that.
 """
 
 DECODER = """

@@ -25,9 +25,7 @@ Plain = Callable[[Sequence[tuple[Tensor, Tensor]]], list[Tensor]]
 """Pictures (1, 3, H, W) in [0, 1] with masks (1, 1, H, W), float32 -> edited pictures."""
 
 
-def plain(
-    kind: str, latent: LatentModel, prepared: Prepared, dtype: torch.dtype = torch.float32
-) -> Plain:
+def plain(kind: str, latent: LatentModel, prepared: Prepared, dtype: torch.dtype) -> Plain:
     """A loop over a pipeline with the same weights, steps, guidance and eta as the final stage.
 
     Such a pipeline runs in one dtype, its VAE too.

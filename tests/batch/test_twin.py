@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -17,15 +15,15 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor
 
+from benchmarks.gpu.fits import small_fit
+from benchmarks.gpu.twin import CARD, HOST, RAISING, MixedDevices, Twin
 from msbd_dist.batch.run import RunResult, run_manifest
-from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings, Params
+from msbd_dist.core.decoder import DecoderFit, Params
 from msbd_dist.core.geometry import Size
 from msbd_dist.core.reduction import Alone, Sum
-from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.models.bundle import Models, load, make_deterministic
 from msbd_dist.models.card import resolve
-from tests.twin import CARD, HOST, MixedDevices, Twin
 
 aten = torch.ops.aten
 
@@ -81,56 +79,12 @@ def test_the_twin_leaves_torch_as_it_was() -> None:
     assert (torch.cuda.is_available(), torch.are_deterministic_algorithms_enabled()) == before
 
 
-# --- operators that CUDA can't do in a fixed order ---
-
-# by the words with which torch's documentation lists what raises under deterministic algorithms
-RAISING: dict[str, tuple[Any, ...]] = {
-    "torch.nn.AvgPool3d": (aten.avg_pool3d_backward,),
-    "torch.nn.AdaptiveAvgPool2d": (aten._adaptive_avg_pool2d_backward,),
-    "torch.nn.AdaptiveAvgPool3d": (aten._adaptive_avg_pool3d_backward,),
-    "torch.nn.MaxPool3d": (aten.max_pool3d_with_indices_backward,),
-    "torch.nn.AdaptiveMaxPool2d": (aten.adaptive_max_pool2d_backward,),
-    "torch.nn.FractionalMaxPool2d": (aten.fractional_max_pool2d_backward,),
-    "torch.nn.FractionalMaxPool3d": (aten.fractional_max_pool3d_backward,),
-    "torch.nn.MaxUnpool1d": (aten.max_unpool2d,),
-    "torch.nn.MaxUnpool2d": (aten.max_unpool2d,),
-    "torch.nn.MaxUnpool3d": (aten.max_unpool3d,),
-    "torch.nn.functional.interpolate": (
-        *(aten.upsample_linear1d_backward, aten.upsample_bilinear2d_backward),
-        *(aten.upsample_bicubic2d_backward, aten.upsample_trilinear3d_backward),
-        *(aten._upsample_bilinear2d_aa_backward, aten._upsample_bicubic2d_aa_backward),
-    ),
-    "torch.nn.ReflectionPad1d": (aten.reflection_pad1d_backward,),
-    "torch.nn.ReflectionPad2d": (aten.reflection_pad2d_backward,),
-    "torch.nn.ReflectionPad3d": (aten.reflection_pad3d_backward,),
-    "torch.nn.NLLLoss": (aten.nll_loss2d_forward, aten.nll_loss2d_backward),
-    "torch.nn.CTCLoss": (aten._ctc_loss_backward,),
-    "torch.nn.EmbeddingBag": (aten._embedding_bag_backward,),
-    "torch.Tensor.put_": (aten.put_, aten.put),
-    "torch.histc": (aten.histc,),
-    "torch.bincount": (aten.bincount,),
-    "torch.median": (aten.median, aten.nanmedian),
-    "torch.nn.functional.grid_sample": (
-        *(aten.grid_sampler_2d_backward, aten.grid_sampler_3d_backward),
-    ),
-    "torch.cumsum": (aten.cumsum, aten.cumsum_),
-    "torch.Tensor.scatter_reduce": (aten.scatter_reduce, aten.scatter_reduce_),
-    "torch.Tensor.resize_": (),  # of quantized tensors only
-    "torch.kthvalue": (aten.kthvalue,),  # raises, and is not in the list
-}
-
-
 def test_the_list_of_raising_operators_is_torchs_own() -> None:
     words = (torch.use_deterministic_algorithms.__doc__ or "").split("operations will throw a")[1]
     words = words.split("In addition, several operations fill")[0]
     listed = set(re.findall(r"^ {8}\* :(?:class|func):`([\w.]+)`", words, re.MULTILINE))
     assert len(listed) > 20
     assert listed <= RAISING.keys()
-
-
-def raising(twin: Twin) -> list[str]:
-    packets = {packet for packets in RAISING.values() for packet in packets}
-    return [str(op) for op in twin.ops if op.overloadpacket in packets]
 
 
 # --- whole edits ---
@@ -183,8 +137,8 @@ def test_the_host_never_waits_for_the_card_in_a_denoising_loop_or_a_pass(done: D
 
 
 def test_every_operator_on_cuda_has_a_fixed_order(done: Done) -> None:
+    """Under deterministic algorithms the twin refuses those of torch's list."""
     assert len(done.twin.ops) > 50
-    assert raising(done.twin) == []
     assert done.twin.loose == set()  # attention warns only where order is not strict
 
 
@@ -195,31 +149,13 @@ def tiny() -> Models:
     return load(resolve(ModelSpec(family="tiny")), device="cuda")
 
 
-def new_fit(models: Models) -> DecoderFit:
-    """Three turns over two small segments."""
-    latent = models.latent
-
-    def segment(slot: int) -> FitSegment:
-        generator = torch.Generator().manual_seed(slot)
-        z = torch.randn(1, 4, 4, 4, generator=generator).to(models.device)
-        mask = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
-        mask[..., 8:20, 8:20] = True
-        source = torch.rand(1, 3, 32, 32, generator=generator)
-        parts = (source, mask, torch.ones(1, 1, 32, 32))
-        return FitSegment(z, latent.decode(z).clone(), *(part.to(models.device) for part in parts))
-
-    settings = FitSettings(lr=1e-4, lam=100.0)
-    decode = partial(latent.decode, half=True)
-    return DecoderFit(decode, latent.decoder_weights(), segment, Rounds(2, 2, 3), settings)
-
-
 class Parted(Exception):
     """A gang was told to part."""
 
 
 def begun(models: Models) -> DecoderFit:
     """A fit of which two turns are done."""
-    fit = new_fit(models)
+    fit = small_fit(models)
 
     def part(turn: int) -> None:
         if turn == 2:
@@ -242,10 +178,10 @@ def equal(a: Params, b: Params) -> bool:
 def test_a_fit_goes_on_from_a_checkpoint_as_if_it_had_not_stopped() -> None:
     with Twin():
         models = tiny()
-        wanted = new_fit(models).run(Alone())
+        wanted = small_fit(models).run(Alone())
         state = begun(models).state()
         stored = save({name: values.cpu().contiguous() for name, values in state.items()})
-        resumed = new_fit(models)
+        resumed = small_fit(models)
         resumed.restore(load_tensors(stored))
         assert on_card(resumed)
         assert equal(resumed.run(Alone()), wanted)
@@ -279,8 +215,8 @@ class Threads:
 
 def test_a_newcomer_on_cuda_takes_up_what_the_others_have() -> None:
     with Twin() as twin:
-        fits = [new_fit(tiny()), begun(tiny())]
-        wanted = new_fit(tiny()).run(Alone())
+        fits = [small_fit(tiny()), begun(tiny())]
+        wanted = small_fit(tiny()).run(Alone())
         slots, met = [None] * 2, threading.Barrier(2)
 
         def member(rank: int) -> Params:

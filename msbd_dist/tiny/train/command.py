@@ -32,6 +32,7 @@ from msbd_dist.tiny.train.settings import SETTINGS, Settings
 
 log = logging.getLogger(__name__)
 
+MOST_DRAWING = 8  # processes; on CUDA each of them encodes on the same card
 PARTS = ("vae", "unet", "clip", "upscaler")  # in the order of their needs
 
 
@@ -43,7 +44,8 @@ class Job:
     work: Path
     settings: Settings
     device: str
-    processes: int
+    processes: int  # that train
+    drawing: int = 1  # processes that draw pictures before
     deadline: float | None
 
     @property
@@ -66,13 +68,11 @@ def prepare(job: Job) -> None:
         folder = job.family / "vae"
         if not folder.exists():
             raise ModelError(f"unet needs the finished autoencoder {folder}: train vae first")
-        unet.prepare(
-            job.settings.unet, folder, job.drawn, device=job.device, processes=job.processes
-        )
+        unet.prepare(job.settings.unet, folder, job.drawn, device=job.device, processes=job.drawing)
     elif job.part == "clip":
-        clip.prepare(job.settings.clip, job.drawn, processes=job.processes)
+        clip.prepare(job.settings.clip, job.drawn, processes=job.drawing)
     elif job.part == "upscaler":
-        upscaler.prepare(job.settings.upscaler, job.drawn, processes=job.processes)
+        upscaler.prepare(job.settings.upscaler, job.drawn, processes=job.drawing)
 
 
 def build(job: Job) -> Part:
@@ -152,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings=SETTINGS,
             device=device,
             processes=processes,
+            drawing=max(processes, min(MOST_DRAWING, os.cpu_count() or 1)),
             deadline=deadline,
         )
         try:

@@ -8,15 +8,21 @@ operator that is given both is refused, as CUDA would refuse it, in a backward p
 the host wait for the card is counted, with the line of the package that asks for it, and so are the
 operators that ran there. Values, dtypes, shapes and gradients are real.
 
-What it is not: kernels, streams, memory, NCCL. Autocast uses the CPU's list of operators instead of
-CUDA's, and fused attention is the CPU's. It holds for the thread that entered it, and for others
-while they are in `here`.
+As on a card, `set_sync_debug_mode` makes such waits errors, and under deterministic algorithms the
+operators that torch lists as having no fixed order raise. Memory is a crude stand-in: the largest
+tensor that was made on the card is its peak, and a memory fraction is the most that one may have.
+
+What it is not: kernels, streams, NCCL. Autocast uses the CPU's list of operators instead of CUDA's,
+and fused attention is the CPU's. It holds for the thread that entered it, and for others while they
+are in `here`.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,13 +39,15 @@ from torch.utils._pytree import tree_leaves
 
 CARD, HOST = torch.device("cuda", 0), torch.device("cpu")
 PACKAGE = "/msbd_dist/"
+MEMORY = 2**30  # bytes of the card
+MODES = {"default": 0, "warn": 1, "error": 2}  # of `set_sync_debug_mode`
 aten = torch.ops.aten
 
 # They may be given tensors of both places: copies, and indices that CUDA fetches by itself.
 _BOTH = {
     *(aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.index_put.default),
     *(aten.index_put_.default, aten._index_put_impl_.default, aten.set_.source_Tensor),
-    *(aten.set_.source_Storage_storage_offset,),
+    *(aten._unsafe_index.Tensor, aten.set_.source_Storage_storage_offset),
 }
 # Their results' sizes or values have to be known on the host.
 _WAITS = {
@@ -47,6 +55,45 @@ _WAITS = {
     *(aten.masked_select.default, aten.unique_consecutive.default, aten._unique2.default),
     *(aten.repeat_interleave.Tensor,),
 }
+
+
+# Operators that CUDA can't do in a fixed order, by the words with which torch's documentation lists
+# what raises under deterministic algorithms.
+RAISING: dict[str, tuple[Any, ...]] = {
+    "torch.nn.AvgPool3d": (aten.avg_pool3d_backward,),
+    "torch.nn.AdaptiveAvgPool2d": (aten._adaptive_avg_pool2d_backward,),
+    "torch.nn.AdaptiveAvgPool3d": (aten._adaptive_avg_pool3d_backward,),
+    "torch.nn.MaxPool3d": (aten.max_pool3d_with_indices_backward,),
+    "torch.nn.AdaptiveMaxPool2d": (aten.adaptive_max_pool2d_backward,),
+    "torch.nn.FractionalMaxPool2d": (aten.fractional_max_pool2d_backward,),
+    "torch.nn.FractionalMaxPool3d": (aten.fractional_max_pool3d_backward,),
+    "torch.nn.MaxUnpool1d": (aten.max_unpool2d,),
+    "torch.nn.MaxUnpool2d": (aten.max_unpool2d,),
+    "torch.nn.MaxUnpool3d": (aten.max_unpool3d,),
+    "torch.nn.functional.interpolate": (
+        *(aten.upsample_linear1d_backward, aten.upsample_bilinear2d_backward),
+        *(aten.upsample_bicubic2d_backward, aten.upsample_trilinear3d_backward),
+        *(aten._upsample_bilinear2d_aa_backward, aten._upsample_bicubic2d_aa_backward),
+    ),
+    "torch.nn.ReflectionPad1d": (aten.reflection_pad1d_backward,),
+    "torch.nn.ReflectionPad2d": (aten.reflection_pad2d_backward,),
+    "torch.nn.ReflectionPad3d": (aten.reflection_pad3d_backward,),
+    "torch.nn.NLLLoss": (aten.nll_loss2d_forward, aten.nll_loss2d_backward),
+    "torch.nn.CTCLoss": (aten._ctc_loss_backward,),
+    "torch.nn.EmbeddingBag": (aten._embedding_bag_backward,),
+    "torch.Tensor.put_": (aten.put_, aten.put),
+    "torch.histc": (aten.histc,),
+    "torch.bincount": (aten.bincount,),
+    "torch.median": (aten.median, aten.nanmedian),
+    "torch.nn.functional.grid_sample": (
+        *(aten.grid_sampler_2d_backward, aten.grid_sampler_3d_backward),
+    ),
+    "torch.cumsum": (aten.cumsum, aten.cumsum_),
+    "torch.Tensor.scatter_reduce": (aten.scatter_reduce, aten.scatter_reduce_),
+    "torch.Tensor.resize_": (),  # of quantized tensors only
+    "torch.kthvalue": (aten.kthvalue,),  # raises, and is not in the list
+}
+_RAISING = {packet for packets in RAISING.values() for packet in packets}
 
 
 class MixedDevices(RuntimeError):
@@ -61,6 +108,9 @@ class Twin:
     waits: Counter[tuple[str, str]] = field(default_factory=Counter)  # (what, where in the package)
     ops: Counter[Any] = field(default_factory=Counter)  # operators that ran on the card
     loose: set[Any] = field(default_factory=set)  # of these, while order was not strict
+    largest: int = 0  # bytes of a tensor that was made there, since that was forgotten
+    most: int = MEMORY  # that one may have
+    sync_mode: int = 0
     _within: defaultdict[str, Counter[tuple[str, str]]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
@@ -77,6 +127,15 @@ class Twin:
             "torch.cuda.get_device_name": lambda *_: "twin of a card",
             "torch.cuda.is_bf16_supported": lambda including_emulation=True: half,
             "torch.cuda.empty_cache": lambda: None,
+            "torch.cuda.synchronize": lambda *_: None,
+            "torch.cuda.Event": _Event,
+            "torch.cuda.mem_get_info": lambda *_: (MEMORY, MEMORY),
+            "torch.cuda.max_memory_allocated": lambda *_: self.largest,
+            "torch.cuda.max_memory_reserved": lambda *_: self.largest,
+            "torch.cuda.reset_peak_memory_stats": self._forget,
+            "torch.cuda.set_per_process_memory_fraction": self._limit,
+            "torch.cuda.set_sync_debug_mode": self._set_sync_mode,
+            "torch.cuda.get_sync_debug_mode": lambda: self.sync_mode,
             "torch.cuda.is_current_stream_capturing": lambda: False,
             "torch.autocast": _Autocast,
         }
@@ -136,10 +195,32 @@ class Twin:
         finally:
             self._local.making = before
 
+    # -- what stands in for torch.cuda's -----------------------------------------------------------
+
+    def _forget(self, *_: object) -> None:
+        self.largest = 0
+
+    def _limit(self, fraction: float, *_: object) -> None:
+        self.most = int(fraction * MEMORY)
+
+    def _set_sync_mode(self, mode: int | str) -> None:
+        self.sync_mode = MODES[mode] if isinstance(mode, str) else mode
+
     # -- what is noted -----------------------------------------------------------------------------
+
+    def made(self, tensor: Tensor) -> None:
+        """A tensor has got memory on the card."""
+        size = _storage(tensor).nbytes()
+        if size > self.most:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes.")
+        self.largest = max(self.largest, size)
 
     def wait(self, what: str) -> None:
         place, functions = _askers()
+        if self.sync_mode == MODES["error"]:
+            raise RuntimeError(f"called a synchronizing CUDA operation: {what}")
+        if self.sync_mode == MODES["warn"]:
+            warnings.warn(f"called a synchronizing CUDA operation: {what}", stacklevel=2)
         self.waits[what, place] += 1
         for name in functions:
             self._within[name][what, place] += 1
@@ -172,12 +253,14 @@ class _Operators(TorchDispatchMode):
             twin.copied(inputs[1], places[0], at_once=len(args) > 2 and bool(args[2]))
         out = func(*args, **kwargs)
         place = twin.default or (CARD if on_card else HOST)
-        if func in (aten.index.Tensor, aten.index_put.default):
+        if func in (aten.index.Tensor, aten._unsafe_index.Tensor, aten.index_put.default):
             place = places[0]
         known = {_storage(tensor)._cdata for tensor in inputs}
         for made in tree_leaves(out):
             if isinstance(made, Tensor) and _storage(made)._cdata not in known:
                 twin.put(made, place)
+                if place == CARD:
+                    twin.made(made)
         return out
 
     def _note(self, func: Any) -> None:
@@ -188,6 +271,9 @@ class _Operators(TorchDispatchMode):
         strict = torch.are_deterministic_algorithms_enabled()
         if not strict or torch.is_deterministic_algorithms_warn_only_enabled():
             twin.loose.add(func)
+        elif func.overloadpacket in _RAISING:
+            name = func.overloadpacket.__name__
+            raise RuntimeError(f"{name}_cuda does not have a deterministic implementation")
 
 
 def _check(func: Any, inputs: list[Tensor], places: list[torch.device]) -> None:
@@ -218,6 +304,8 @@ class _Functions(TorchFunctionMode):
             Tensor.numpy: self._numpy,
             Tensor.__array__: self._numpy,
             Tensor.tolist: self._tolist,
+            Tensor.__deepcopy__: self._deepcopied,
+            torch.nn.functional.one_hot: self._beside(torch.nn.functional.one_hot),
         }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -233,6 +321,20 @@ class _Functions(TorchFunctionMode):
             return func(*args, **kwargs)
         with self._twin.making(CARD if place.type == "cuda" else HOST):
             return func(*args, **{**kwargs, "device": HOST})
+
+    def _deepcopied(self, tensor: Tensor, memo: dict[int, Any]) -> Tensor:
+        copied: Tensor = tensor.__deepcopy__(memo)
+        self._twin.put(copied, self._twin.place(tensor))
+        return copied
+
+    def _beside(self, func: Any) -> Any:
+        """A function that makes tensors of its own, below Python, where its input lies."""
+
+        def made(tensor: Tensor, *args: Any, **options: Any) -> Any:
+            with self._twin.making(self._twin.place(tensor)):
+                return func(tensor, *args, **options)
+
+        return made
 
     def _to(self, tensor: Tensor, *args: Any, **options: Any) -> Tensor:
         """All forms of `Tensor.to`."""
@@ -275,6 +377,23 @@ class _Functions(TorchFunctionMode):
         if self._twin.place(tensor) == CARD:
             self._twin.wait("to the host")
         return tensor.tolist()
+
+
+class _Event:
+    """A point in time, which is the host's."""
+
+    def __init__(self, *, enable_timing: bool = False) -> None:
+        self._at = 0.0
+
+    def record(self, *_: object) -> None:
+        self._at = time.perf_counter()
+
+    def synchronize(self) -> None:
+        """All is done when it is called."""
+
+    def elapsed_time(self, other: _Event) -> float:
+        """Milliseconds."""
+        return 1000 * (other._at - self._at)
 
 
 class _Autocast(torch.autocast):
