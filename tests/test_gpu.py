@@ -32,7 +32,7 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpu")
     (folder / "site").mkdir()
     (folder / "site" / "ray.py").write_text("raise ImportError('Ray is not installed')\n")
-    paths = os.pathsep.join([str(folder / "site"), str(ROOT)])
+    paths = os.pathsep.join([str(folder / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     options = ["--dry-run", "-o", str(folder / "gpu.json"), "--page", str(folder / "gpu.md")]
     result = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *options],
