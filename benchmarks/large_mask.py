@@ -34,8 +34,9 @@ from benchmarks.machine import describe_machine
 from msbd_dist.batch import steps
 from msbd_dist.batch.ahead import Ahead
 from msbd_dist.batch.board import Board, Silent
+from msbd_dist.batch.hire import WorkerSpec
 from msbd_dist.batch.journal import Journal
-from msbd_dist.batch.record import THREADS, WorkerSpec, peak_memory_mb
+from msbd_dist.batch.record import THREADS, peak_memory_mb
 from msbd_dist.batch.run import Drive, Limits, Stop, again
 from msbd_dist.batch.worker import TaskWorker
 from msbd_dist.canvas.files import Files, open_files
@@ -79,7 +80,7 @@ class StandIn:
     spec: WorkerSpec
 
     def __call__(self) -> TaskWorker:
-        worker = TaskWorker(self.spec)
+        worker = TaskWorker(self.spec.run, self.spec.models, self.spec.threads)
         models = load(replace(resolve(self.spec.models), family=FAMILY), device="cpu")
         vars(models)["latent"] = Pixels()
         worker._models = models

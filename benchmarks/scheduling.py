@@ -32,8 +32,9 @@ from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.lease import Lease
 from msbd_dist.canvas.ledger import Ledger
 from msbd_dist.core.spec import EditSpec, Method, ModelSpec
-from msbd_dist.fleet.executor import Attempt, Beat
+from msbd_dist.fleet.executor import Beat
 from msbd_dist.fleet.ray_executor import RayExecutor
+from msbd_dist.fleet.retry import Attempt
 from msbd_dist.models.card import resolve
 
 SIDE = 600  # of the pictures: two whole stages and one of six segments

@@ -88,6 +88,83 @@ def test_a_file_imports_only_what_its_layer_may(path: Path) -> None:
             assert top in THIRD_PARTY[layer], f"{path.name} imports {module}"
 
 
+# what may import what inside `batch`: each row those before it, and its own
+IN_BATCH = (
+    {"documents", "status", "journal", "identity", "estimate", "prompts", "fits", "notes"},
+    {"keys", "expand", "edits", "manifest", "reference", "starter"},
+    {"record", "single", "submit", "resume"},
+    {"beside", "patch", "measures", "tiles", "look", "steps", "worker", "hire"},
+    {"foresee", "validate", "compare", "changes", "describe"},
+    {"results", "page", "report"},
+    {"ahead", "board", "mend", "ending"},
+    {"run"},
+    {"verify", "doctor", "upkeep"},
+)
+
+
+def name_of(path: Path) -> str:
+    """A file as a module."""
+    parts = ["msbd_dist", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+def own_imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, inside functions too; not those for types."""
+    tree, found = ast.parse(path.read_text()), set[str]()
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found & MODULES.keys() - {name_of(path)}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle; none where there is no circle."""
+    done = set[str]()
+
+    def search(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module not in done:
+            for other in sorted(graph[module]):
+                if found := search(other, [*way, module]):
+                    return found
+            done.add(module)
+        return []
+
+    return next((found for module in graph if (found := search(module, []))), [])
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name: own_imports(path) for name, path in MODULES.items()}
+    assert "msbd_dist.batch.worker" in graph["msbd_dist.batch.hire"]  # inside a function
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert not circle(graph)
+
+
+def test_inside_batch_imports_go_one_way() -> None:
+    row = {module: number for number, several in enumerate(IN_BATCH) for module in several}
+    here = {path.stem: path for path in (ROOT / "batch").glob("[!_]*.py")}
+    assert row.keys() == here.keys()
+    for module, path in here.items():
+        for other in own_imports(path):
+            if other.startswith("msbd_dist.batch."):
+                name = other.rpartition(".")[2]
+                assert row[name] <= row[module], f"batch: {module} imports {name}"
+
+
 def test_torch_is_only_where_core_says_so() -> None:
     users = {p.name for p in (ROOT / "core").glob("*.py") if "torch" in imports(p)}
     assert users == TORCH_IN_CORE

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.speed import decoder, denoiser, page, timing
 from benchmarks.speed.edit import Prepared
 from benchmarks.speed.plain import PIPELINES, plain
-from msbd_dist.batch.record import WorkerSpec
+from msbd_dist.batch.hire import WorkerSpec
 from msbd_dist.canvas.files import open_files
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.plan import make_plan

@@ -23,7 +23,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from msbd_dist.batch import steps
-from msbd_dist.batch.record import Order, WorkerSpec, versions_of
+from msbd_dist.batch.record import Order, versions_of
 from msbd_dist.batch.worker import TaskWorker, stage_mask
 from msbd_dist.canvas.files import Files, LocalFiles
 from msbd_dist.canvas.images import from_float, to_float
@@ -33,7 +33,7 @@ from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import Stage, Task
 from msbd_dist.core.spec import EditSpec, Method, ModelSpec
-from msbd_dist.fleet.executor import Attempt
+from msbd_dist.fleet.retry import Attempt
 from msbd_dist.models.card import resolve
 from msbd_dist.models.fingerprint import digests
 from msbd_dist.models.latent import LatentModel
@@ -322,7 +322,7 @@ class Studio:
         spec = ModelSpec(device="cpu")
         card = resolve(spec)
         self._models = steps.Models(spec, card, digests(card))
-        self._worker = TaskWorker(WorkerSpec(self._files.url, spec, 1))
+        self._worker = TaskWorker(self._files.url, spec, 1)
         self._count = 0
 
     def make(self, case: Case) -> Made:

@@ -113,7 +113,8 @@ def profiled(bench: Bench) -> Found:
     """One task of the final stage: its kernels, their launches, and the card's idle share."""
     with bench.card():
         prepared = _prepared(bench)
-        worker = TaskWorker(prepared.spec)
+        given = prepared.spec
+        worker = TaskWorker(given.run, given.models, given.threads)
         size = min(prepared.plan.method.segment_batch, len(prepared.stage.segments))
         batches = {"default": size, "largest": len(prepared.stage.segments)}
         seen = [ProfilerActivity.CPU if bench.dry else ProfilerActivity.CUDA]

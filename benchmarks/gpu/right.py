@@ -21,7 +21,7 @@ from msbd_dist.batch.worker import TaskWorker
 from msbd_dist.core.decoder import DecoderFit
 from msbd_dist.core.rounds import Part
 from msbd_dist.core.spec import ModelSpec
-from msbd_dist.fleet.executor import Attempt
+from msbd_dist.fleet.retry import Attempt
 from msbd_dist.models.latent import LatentModel
 
 LEAST_DB = {"bfloat16": 25.0, "float16": 35.0}  # inside the mask, beside float32
@@ -87,7 +87,8 @@ def memory(bench: Bench) -> Found:
     with bench.card(), checking(checks, "a task that runs out of memory is split"):
         few = {"across": 2, "upscaler": "bicubic", "upscale_steps": 5} if bench.dry else {}
         prepared = prepare(bench.place("memory"), ModelSpec(), **few)
-        one = TaskWorker(prepared.spec)
+        given = prepared.spec
+        one = TaskWorker(given.run, given.models, given.threads)
         most = len(prepared.stage.segments)
         small, large = (_peak(prepared, one, slots) for slots in (range(1), range(most)))
         limit = (small + large) // 2

@@ -15,8 +15,9 @@ import yaml
 from PIL import Image, ImageDraw
 
 from msbd_dist.batch.beside import Beside
+from msbd_dist.batch.hire import WorkerSpec
 from msbd_dist.batch.manifest import read_manifest
-from msbd_dist.batch.record import Order, WorkerSpec, load_edit, versions_of
+from msbd_dist.batch.record import Order, load_edit, versions_of
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.batch.worker import Scene, TaskWorker
 from msbd_dist.canvas.files import Files, open_files
@@ -24,7 +25,7 @@ from msbd_dist.canvas.ledger import Ledger
 from msbd_dist.core.geometry import Size
 from msbd_dist.core.plan import Plan, Stage, Task, TaskKind
 from msbd_dist.core.spec import ModelSpec
-from msbd_dist.fleet.executor import Attempt
+from msbd_dist.fleet.retry import Attempt
 from msbd_dist.models.card import resolve
 from msbd_dist.tiny import scenes
 

@@ -39,7 +39,8 @@ def measure(folder: Path, models: ModelSpec) -> dict[str, Any]:
 
 def measured(prepared: Prepared, *, rounds: int = 5) -> dict[str, Any]:
     """Of an edit that is done up to there."""
-    worker = TaskWorker(prepared.spec)
+    spec = prepared.spec
+    worker = TaskWorker(spec.run, spec.models, spec.threads)
     clock = Clock(worker._models, prepared.plan.method.upscaler)
     prepared.run(worker, [0])  # loads what is needed
     stage = prepared.stage

@@ -16,10 +16,12 @@ import torch
 from benchmarks.full_size import MB, write_folder
 from benchmarks.speed.edit import draw_edit
 from msbd_dist.batch import run
+from msbd_dist.batch.hire import WorkerSpec
 from msbd_dist.batch.manifest import read_manifest
-from msbd_dist.batch.record import Launch, Order, WorkerSpec, peak_memory_mb
+from msbd_dist.batch.record import Launch, Order, peak_memory_mb
 from msbd_dist.core.spec import ModelSpec
-from msbd_dist.fleet.executor import Attempt, Beat, Executor, Facts, SerialExecutor
+from msbd_dist.fleet.executor import Beat, Executor, Facts, SerialExecutor
+from msbd_dist.fleet.retry import Attempt
 from msbd_dist.models.card import resolve
 
 SHORT = {

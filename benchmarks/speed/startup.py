@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.speed.edit import Prepared, prepare
 from benchmarks.speed.timing import in_turns, spread
-from msbd_dist.batch.record import WorkerSpec
+from msbd_dist.batch.hire import WorkerSpec
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.fleet.executor import Worker
 from msbd_dist.fleet.ray_executor import RayExecutor

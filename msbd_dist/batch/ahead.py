@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+from msbd_dist.batch.look import WINDOW
 from msbd_dist.batch.record import EditResult
 from msbd_dist.batch.steps import Edit
 from msbd_dist.core.spec import EditSpec, Result
 from msbd_dist.errors import InputError
 
-WINDOW = 1000  # edits that are looked at before any work, and from then on ahead of it
 THREADS = 4
 
 Begun = Edit | EditResult

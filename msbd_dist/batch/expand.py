@@ -24,7 +24,7 @@ from typing import Any
 
 from msbd_dist.batch.documents import At, Place
 from msbd_dist.batch.keys import mask_of
-from msbd_dist.canvas.files import is_web, plain_scheme
+from msbd_dist.canvas.urls import is_web, plain_scheme
 from msbd_dist.core.spec import mask_files
 
 _LONGEST = 32  # characters of a name that is made of a value

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from msbd_dist.batch.ahead import WINDOW
 from msbd_dist.batch.edits import Listed, Located
-from msbd_dist.batch.look import Look, Room, require_run_directory
+from msbd_dist.batch.look import WINDOW, Look, Room, require_run_directory
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.canvas.combined import Looked, look_at_mask
 from msbd_dist.canvas.export import kind_of, why_no_copy

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from msbd_dist.core.spec import ModelSpec
-from msbd_dist.fleet.executor import Unfit
+from msbd_dist.fleet.retry import Unfit
 from msbd_dist.models.card import resolve
 from msbd_dist.models.fingerprint import digests
 

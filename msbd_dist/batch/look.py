@@ -34,14 +34,17 @@ from msbd_dist.canvas.export import (
     memory_bytes,
     why_no_copy,
 )
-from msbd_dist.canvas.files import Files, LocalFiles, why_read_only
+from msbd_dist.canvas.files import Files, LocalFiles
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ome import OmeReader, can_patch, is_zarr
 from msbd_dist.canvas.places import is_url
+from msbd_dist.canvas.urls import why_read_only
 from msbd_dist.core.plan import Plan, make_plan
 from msbd_dist.core.spec import EditSpec, MaskSpec, ModelSpec
 from msbd_dist.errors import ImageError, RunError
 from msbd_dist.models.card import Card
+
+WINDOW = 1000  # edits that are looked at before any work, and from then on ahead of it
 
 
 @dataclass

@@ -24,7 +24,6 @@ from typing import Literal, TypeVar
 import psutil
 from pydantic import TypeAdapter
 
-from msbd_dist.batch.identity import Identity
 from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.status import EditState
 from msbd_dist.canvas.files import Files, open_files
@@ -32,7 +31,6 @@ from msbd_dist.canvas.ledger import Ledger, Version, Versions
 from msbd_dist.core.plan import Plan, Stage, Task
 from msbd_dist.core.spec import EditSpec, ModelSpec, Verify
 from msbd_dist.errors import MsbdError, RunError
-from msbd_dist.fleet.executor import Worker
 
 ExecutorKind = Literal["ray", "serial"]
 EDITS = "edits.jsonl"
@@ -109,31 +107,6 @@ class Order:
     task: Task
     work: str
     versions: Versions = field(compare=False)
-
-
-@dataclass(frozen=True)
-class WorkerSpec:
-    """What a worker is made from; small, so that it travels to any host."""
-
-    run: str  # a path or URL
-    models: ModelSpec
-    threads: int
-    identity: Identity | None = None  # which a worker must have; None: any
-
-    def __call__(self) -> Worker:
-        if self.identity is not None:
-            self.identity.require(self.models, SCHEMA)
-        from msbd_dist.batch.worker import TaskWorker  # imports torch
-
-        return TaskWorker(self)
-
-    def prepare(self) -> None:
-        """Read the models' files, and import what every task needs, before the first one comes."""
-        with suppress(MsbdError):  # is told by the task that comes first
-            Identity.here(self.models, SCHEMA)
-        with suppress(ImportError):  # is told by the task that needs it
-            import msbd_dist.batch.worker
-            import msbd_dist.models.latent  # noqa: F401
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from msbd_dist.batch.board import Board, Silent, Watch
 from msbd_dist.batch.changes import why_anew
 from msbd_dist.batch.ending import stored_errors
 from msbd_dist.batch.estimate import save_profile
+from msbd_dist.batch.hire import WorkerSpec
 from msbd_dist.batch.identity import Identity, deciding_packages
 from msbd_dist.batch.journal import RUN, Journal, noted
 from msbd_dist.batch.look import require_room, require_run_directory
@@ -43,7 +44,6 @@ from msbd_dist.batch.record import (
     Launch,
     Order,
     RunRecord,
-    WorkerSpec,
     load_run,
     peak_memory_mb,
     save_edits,

@@ -31,24 +31,26 @@ from msbd_dist.batch.record import (
     versions_of,
 )
 from msbd_dist.canvas.combined import make_mask, mask_digest
+from msbd_dist.canvas.digests import content_digest
 from msbd_dist.canvas.export import (
     Edited,
     How,
     verify,
     write_edited,
 )
-from msbd_dist.canvas.files import Files, open_files, store_errors
+from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ledger import Facts, Ledger
 from msbd_dist.canvas.ome import OmeReader, patch_in_place
-from msbd_dist.canvas.places import content_digest, is_url
+from msbd_dist.canvas.places import is_url
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.store import Canvas, canvas_group
+from msbd_dist.canvas.urls import store_errors
 from msbd_dist.core.geometry import Box
 from msbd_dist.core.plan import Plan, Stage
 from msbd_dist.core.spec import EditSpec, ModelSpec, Verify, mask_files
 from msbd_dist.errors import ImageError
-from msbd_dist.fleet.executor import Attempt, History, RetryPolicy, persevere
+from msbd_dist.fleet.retry import Attempt, History, RetryPolicy, persevere
 from msbd_dist.models.card import Card
 from msbd_dist.models.fingerprint import fingerprint
 

@@ -25,9 +25,10 @@ from urllib.parse import urlsplit
 
 from msbd_dist.batch.manifest import Manifest, manifest_text
 from msbd_dist.canvas.combined import make_mask
+from msbd_dist.canvas.digests import content_digest
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.outlines import is_outlines
-from msbd_dist.canvas.places import content_digest, is_url
+from msbd_dist.canvas.places import is_url
 from msbd_dist.core.spec import EditSpec, ModelSpec, Verify, mask_files, with_files
 from msbd_dist.errors import ClusterError, InputError, RunError
 

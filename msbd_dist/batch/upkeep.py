@@ -16,11 +16,11 @@ from msbd_dist.batch.record import EditRecord, StoredEdits, load_edit
 from msbd_dist.batch.status import is_driven, load_status
 from msbd_dist.batch.steps import Edit, edited_of, ledger_of
 from msbd_dist.batch.verify import REMOVED, finished
+from msbd_dist.canvas.digests import content_digest
 from msbd_dist.canvas.export import Verified, verify, write_edited
 from msbd_dist.canvas.files import Files
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ledger import Ledger
-from msbd_dist.canvas.places import content_digest
 from msbd_dist.core.plan import Stage
 from msbd_dist.core.spec import Verify, mask_files
 from msbd_dist.errors import ImageError, RunError

@@ -31,17 +31,17 @@ from msbd_dist.batch.patch import Patch
 from msbd_dist.batch.record import (
     EditRecord,
     Order,
-    WorkerSpec,
     load_edit,
     peak_memory_mb,
     tuned_name,
 )
-from msbd_dist.canvas.files import Files, open_files, store_errors
+from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.images import Picture, grey
 from msbd_dist.canvas.ledger import Facts, Ledger, Versions
 from msbd_dist.canvas.masks import feather, scale_mask
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.store import Canvas, canvas_group
+from msbd_dist.canvas.urls import store_errors
 from msbd_dist.core.compose import (
     Bools,
     Floats,
@@ -62,10 +62,12 @@ from msbd_dist.core.plan import SR_HALO, Plan, Stage, Task
 from msbd_dist.core.reduction import Alone, Team
 from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.sampling import Noise, blended_diffusion
+from msbd_dist.core.spec import ModelSpec
 from msbd_dist.core.threads import intra_op_threads
 from msbd_dist.core.tiling import Grid
 from msbd_dist.errors import ImageError, NonFiniteError
-from msbd_dist.fleet.executor import Attempt, Beat
+from msbd_dist.fleet.executor import Beat
+from msbd_dist.fleet.retry import Attempt
 from msbd_dist.models.bundle import Models, load, make_deterministic
 from msbd_dist.models.card import resolve
 
@@ -139,9 +141,10 @@ class _Opened:
 class TaskWorker:
     """Runs tasks of any edit of one run; loads each model when it first needs it."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._run, self._threads = open_files(spec.run), spec.threads
-        self._models: Models = load(resolve(spec.models), device=spec.models.device)
+    def __init__(self, run: str, models: ModelSpec, threads: int) -> None:
+        """``run``: its directory, a path or URL; ``threads`` of an operation."""
+        self._run, self._threads = open_files(run), threads
+        self._models: Models = load(resolve(models), device=models.device)
         if self._models.device.type == "cuda":
             make_deterministic()
         self._full: Models | None = None  # the same in full precision, for the rest of a task

@@ -1,7 +1,6 @@
 """Zipped zarrs, as folders that can only be read: ``.ozx``, ``.zip``, ``zip://INNER::OUTER``.
 
     inside(place)      the URL of the zarr in an archive
-    archive_of(place)  the archive of such a URL
 
 The archive may be a local file or a URL, which is fetched.
 """
@@ -11,7 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from msbd_dist.canvas.files import UrlFiles
+from msbd_dist.canvas.places import local_copy, stamp_of
+from msbd_dist.canvas.urls import UrlFiles, archive_of
 from msbd_dist.errors import ImageError
 
 if TYPE_CHECKING:
@@ -19,19 +19,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".ozx", ".zip")
 _ROOTS = ("zarr.json", ".zgroup", ".zarray")
-
-
-def archive_of(place: str) -> str | None:
-    """The archive that a ``zip://`` URL looks into; None for any other place.
-
-    ImageError where it names none.
-    """
-    if not place.startswith("zip://"):
-        return None
-    outer = place.partition("::")[2]
-    if not outer:
-        raise ImageError(f"{place}: names no archive; write zip://FOLDER::ARCHIVE, or its path")
-    return outer
 
 
 def inside(place: str) -> str:
@@ -65,10 +52,8 @@ def _above(folder: str) -> list[str]:
 
 def _system(outer: str) -> Any:
     """fsspec's file system of what is in an archive."""
-    from msbd_dist.canvas.places import content_digest, local_copy
-
     try:
-        return _opened(str(local_copy(outer)), content_digest(outer))
+        return _opened(str(local_copy(outer)), stamp_of(outer))
     except FileNotFoundError:
         raise ImageError(f"{outer}: no such file") from None
     except IsADirectoryError:

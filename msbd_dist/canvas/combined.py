@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from msbd_dist.canvas.digests import content_digest
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.levels import Bools
 from msbd_dist.canvas.masks import Mask, drawn_share, read_mask, scale_mask
 from msbd_dist.canvas.outlines import is_outlines, read_outlines, refuse_others
-from msbd_dist.canvas.places import content_digest
 from msbd_dist.canvas.shapes import Shapes
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.spec import Combined, Drawn, MaskFile, MaskSpec, mask_files

@@ -29,10 +29,10 @@ from PIL import Image as PillowImage
 
 from msbd_dist.canvas import ome, tiff_copy
 from msbd_dist.canvas.carry import Kind
+from msbd_dist.canvas.digests import stored_bytes
 from msbd_dist.canvas.files import sync_folder
 from msbd_dist.canvas.images import Picture, from_float, width_x_height
 from msbd_dist.canvas.ome import OmeReader
-from msbd_dist.canvas.places import stored_bytes
 from msbd_dist.canvas.reader import LOSSES, Loss, Samples
 from msbd_dist.canvas.save import save, to_be_written
 from msbd_dist.canvas.tiff import TiffReader, page_loss

@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msbd_dist.canvas.bitmap import Bitmap
+from msbd_dist.canvas.digests import content_digest
 from msbd_dist.canvas.images import Picture, turn_stored, turn_upright, width_x_height
 from msbd_dist.canvas.labels import by_values, has_palette, is_inverted, ome_labels, wide_labels
 from msbd_dist.canvas.levels import Bools, Tally
 from msbd_dist.canvas.ome import is_zarr
-from msbd_dist.canvas.places import content_digest
 from msbd_dist.canvas.reader import Samples
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.spec import MaskFile

@@ -39,17 +39,10 @@ from zarr.errors import ContainsArrayError
 from zarr.storage import WrapperStore
 
 from msbd_dist.canvas.carry import as_json, from_json
-from msbd_dist.canvas.files import (
-    READ_ONLY,
-    Files,
-    LocalFiles,
-    is_web,
-    open_files,
-    store_errors,
-    sync_folder,
-)
+from msbd_dist.canvas.files import Files, LocalFiles, open_files, sync_folder
 from msbd_dist.canvas.previews import without_previews
 from msbd_dist.canvas.reader import Metadata, Samples
+from msbd_dist.canvas.urls import READ_ONLY, is_web, store_errors
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError, MsbdError, RunError
 

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from msbd_dist.canvas.coco import is_coco, read_coco, runs_mask
-from msbd_dist.canvas.files import is_web
+from msbd_dist.canvas.digests import content_digest
 from msbd_dist.canvas.geo import Polygon, crs_of, in_pixels
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.labelme import patches_mask, read_labelme
 from msbd_dist.canvas.masks import Mask
-from msbd_dist.canvas.places import content_digest, first_bytes
+from msbd_dist.canvas.places import first_bytes
 from msbd_dist.canvas.shapes import Shapes
+from msbd_dist.canvas.urls import is_web
 from msbd_dist.core.spec import MaskFile
 from msbd_dist.errors import MaskError
 

@@ -10,55 +10,24 @@ import stat
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from msbd_dist.canvas.archives import archive_of
-from msbd_dist.canvas.files import is_web, store_errors, system_of
+from msbd_dist.canvas.urls import is_web, store_errors, system_of
 from msbd_dist.errors import InputError
 
 _SETTLED = 2_000_000_000  # nanoseconds after which a file's times tell that it was changed again
 _CHANGED_WITH = ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "Content-MD5",
                  "mtime", "updated", "created")  # fmt: skip
-_ASKED = 4096  # files of a zarr at a web server that are asked for
-_AT_ONCE = 32
 
 
 def is_url(place: str) -> bool:
     return "://" in place
 
 
-def content_digest(place: str) -> str:
-    """Names what is at a path or URL; FileNotFoundError where nothing is.
-
-    SHA-256 of a file, and of a folder that of all names and files. Of what is behind a URL, that
-    of all names, sizes and times of change (or the store's own tags of content): to read it all
-    would take too long. A web server can't list a zarr's files: there it is that of the metadata
-    and of up to 4096 of its chunks.
-    """
-    place = archive_of(place) or place
-    if not is_url(place) and not os.path.isdir(place):
-        return _sha256(Path(place))
-    digest = hashlib.sha256()
-    for name, size, changed in sorted(_listing(place)):
-        digest.update(f"{name} {size} {changed}\n".encode())
-    return digest.hexdigest()
-
-
-def stored_bytes(place: str) -> int:
-    """What is at a path or URL takes."""
-    if not is_url(place) and not os.path.isdir(place):
-        return os.stat(place).st_size
-    if is_url(place):
-        return sum(size for _, size, _ in _listing(place))
-    return sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    """Of a file's content; read once as long as nothing says that it has changed."""
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content; read once as long as nothing says that it has changed."""
     found = path.stat()
     if time.time_ns() - found.st_mtime_ns < _SETTLED:  # it may change again at the same moment
         return _sha256_of(path)
@@ -75,56 +44,41 @@ def _sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _listing(place: str) -> list[tuple[str, int, str]]:
-    """The files below a place: name, size, and what changes with the content."""
-    if not is_url(place):
-        return [
-            (str(path.relative_to(place)), path.stat().st_size, _sha256(path))
-            for path in Path(place).rglob("*")
-            if path.is_file()
-        ]
-    if is_web(place):
-        return list(_web_listing(place))
-    with store_errors(place):
-        system, path = system_of(place)
+def files_at(url: str) -> list[tuple[str, int, str]]:
+    """The file at a URL, or those below it: name, size, and what changes with the content.
+
+    A web server can't list files: there it is the one. FileNotFoundError where nothing is.
+    """
+    if is_web(url):
+        return [("", *_of_web_file(url))]
+    with store_errors(url):
+        system, path = system_of(url)
         found: dict[str, dict[str, Any]] = system.find(path, detail=True)
         if not found:
-            raise FileNotFoundError(place)
+            raise FileNotFoundError(url)
         return [
-            (name.removeprefix(path), info["size"] or 0, _changed(info))
+            (name.removeprefix(path), info["size"] or 0, changed_of(info))
             for name, info in found.items()
         ]
 
 
-def _web_listing(place: str) -> Iterator[tuple[str, int, str]]:
-    """The same of a file, or of a zarr's files, by asking for each."""
-    from msbd_dist.canvas.ome import OmeReader, is_zarr
-
-    if not is_zarr(place):
-        yield "", *_of_web_file(place)
-        return
-    root = place.rstrip("/")
-    names = OmeReader.open(root).file_names(_ASKED)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for name, found in zip(
-            names, pool.map(lambda n: _asked(f"{root}/{n}"), names), strict=True
-        ):
-            if found is not None:
-                yield name, found["size"] or 0, _changed(found)
+def stamp_of(place: str) -> str:
+    """What changes with the content of the file at a path or URL."""
+    return repr(files_at(place)) if is_url(place) else file_digest(Path(place))
 
 
 def _of_web_file(place: str) -> tuple[int, str]:
     """Size, and what changes with the content: a digest of it, where the server tells nothing."""
-    found = _asked(place)
+    found = asked(place)
     if found is None:
         raise FileNotFoundError(place)
-    if told := _changed(found):
+    if told := changed_of(found):
         return found["size"] or 0, told
     copy = _download(place)
     return os.stat(copy.name).st_size, _sha256_of(Path(copy.name))
 
 
-def _asked(url: str) -> dict[str, Any] | None:
+def asked(url: str) -> dict[str, Any] | None:
     """What a web server says of a file; None where it has none."""
     system, path = system_of(url)
     try:
@@ -138,7 +92,7 @@ def _asked(url: str) -> dict[str, Any] | None:
             raise error.__cause__ from None
 
 
-def _changed(info: dict[str, Any]) -> str:
+def changed_of(info: dict[str, Any]) -> str:
     return str(next((info[key] for key in _CHANGED_WITH if info.get(key)), ""))
 
 
@@ -211,7 +165,7 @@ class Held:
 
 def held_copy(url: str) -> Held:
     """A temporary file with what is at a URL; it lasts at least as long as it is held."""
-    return _fetched(url, content_digest(url))
+    return _fetched(url, stamp_of(url))
 
 
 @lru_cache(maxsize=16)

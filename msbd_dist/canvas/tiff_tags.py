@@ -22,8 +22,8 @@ from typing import Any, Literal, Protocol, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from msbd_dist.canvas.files import is_web, store_errors, system_of
 from msbd_dist.canvas.places import local_copy, takes_ranges
+from msbd_dist.canvas.urls import is_web, store_errors, system_of
 from msbd_dist.errors import ImageError
 
 

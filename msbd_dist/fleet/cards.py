@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from msbd_dist.fleet.executor import MemoryShort, WorkerLost
+from msbd_dist.fleet.retry import MemoryShort, WorkerLost
 
 LIMIT = 3  # workers lost by a card in a row, without a task done: then it is left out
 FULL = 0.5  # counts a loss that was for want of memory: smaller pieces may help

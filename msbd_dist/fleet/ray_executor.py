@@ -57,22 +57,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from msbd_dist.errors import ClusterError, ModelError, WorkerError
 from msbd_dist.fleet.cards import CardFault, CardFull, Cards, Place, card_fault
 from msbd_dist.fleet.collective import Backend, Formation, Gang, GangBroken, Links
-from msbd_dist.fleet.executor import (
+from msbd_dist.fleet.executor import Facts, MakeWorker, Outcome, Patience
+from msbd_dist.fleet.ray_metrics import Metrics
+from msbd_dist.fleet.retry import (
     Attempt,
-    Facts,
     Failure,
     History,
-    MakeWorker,
     MemoryShort,
     NodeLost,
-    Outcome,
-    Patience,
     RetryPolicy,
     Unfit,
     WorkerLost,
     classify,
 )
-from msbd_dist.fleet.ray_metrics import Metrics
 from msbd_dist.fleet.room import Host, shape
 
 log = logging.getLogger(__name__)

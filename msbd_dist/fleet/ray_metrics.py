@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from msbd_dist.fleet.executor import Facts, Failure
+from msbd_dist.fleet.executor import Facts
+from msbd_dist.fleet.retry import Failure
 
 BOUNDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]  # seconds
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +19,13 @@ from msbd_dist.errors import ModelError
 from msbd_dist.models.loading import hermetic, read_weights
 from msbd_dist.models.sources import reason
 
-if TYPE_CHECKING:
-    from msbd_dist.models.upscale import Upscaler
+Enlarge = Callable[[Tensor], Tensor]  # as `models.upscale.Upscaler`
 
 # basicsr imports it; removed in torchvision 0.17
 _GONE = "torchvision.transforms.functional_tensor"
 
 
-def load_official(file: Path, *, factor: int, device: torch.device, half: bool) -> Upscaler:
+def load_official(file: Path, *, factor: int, device: torch.device, half: bool) -> Enlarge:
     """`realesrgan.RealESRGANer` without tiling, padding or 8-bit conversion.
 
     ``file`` is a .pth as published: weights named conv_first, body.0.rdb1... under "params_ema" or

@@ -15,15 +15,16 @@ from quick import FASTEST
 
 from msbd_dist.batch import run as module
 from msbd_dist.batch.changes import since
+from msbd_dist.batch.hire import WorkerSpec
 from msbd_dist.batch.identity import Identity, different_files
 from msbd_dist.batch.journal import read_log
 from msbd_dist.batch.manifest import Manifest
-from msbd_dist.batch.record import SCHEMA, WorkerSpec, load_edit
+from msbd_dist.batch.record import SCHEMA, load_edit
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.canvas.files import open_files
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ClusterError
-from msbd_dist.fleet.executor import Unfit
+from msbd_dist.fleet.retry import Unfit
 from msbd_dist.models.card import Card, bundled_folder
 from msbd_dist.models.fingerprint import digests
 
@@ -53,10 +54,10 @@ def test_a_worker_refuses_other_files_packages_and_code_by_name() -> None:
 
 def test_a_refusal_needs_no_torch() -> None:
     code = (
-        "import sys; from msbd_dist.batch.record import WorkerSpec; "
+        "import sys; from msbd_dist.batch.hire import WorkerSpec; "
         "from msbd_dist.core.spec import ModelSpec; "
         "from msbd_dist.batch.identity import Identity; "
-        "from msbd_dist.fleet.executor import Unfit\n"
+        "from msbd_dist.fleet.retry import Unfit\n"
         "other = Identity(files={}, packages={}, schema=1)\n"
         "try: WorkerSpec('memory://', ModelSpec(), 1, other)()\n"
         "except Unfit: sys.exit('torch' in sys.modules)"

@@ -12,10 +12,12 @@ import torch
 from quick import FAST, draw_inputs, manifest_of, pixels
 
 from msbd_dist.batch import run
-from msbd_dist.batch.record import Launch, WorkerSpec
+from msbd_dist.batch.hire import WorkerSpec
+from msbd_dist.batch.record import Launch
 from msbd_dist.core.geometry import Size
 from msbd_dist.core.spec import ModelSpec
-from msbd_dist.fleet.executor import Attempt, Executor, SerialExecutor
+from msbd_dist.fleet.executor import Executor, SerialExecutor
+from msbd_dist.fleet.retry import Attempt
 from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
 

@@ -24,14 +24,9 @@ from safetensors.torch import load_file, save_file
 from scipy.ndimage import distance_transform_edt
 
 from msbd_dist.batch import record, steps
+from msbd_dist.batch.hire import WorkerSpec
 from msbd_dist.batch.manifest import Manifest
-from msbd_dist.batch.record import (
-    Order,
-    WorkerSpec,
-    load_edit,
-    package_versions,
-    versions_of,
-)
+from msbd_dist.batch.record import Order, load_edit, package_versions, versions_of
 from msbd_dist.batch.run import RunResult, life, run_manifest
 from msbd_dist.batch.worker import TaskWorker, stage_depth, stage_mask
 from msbd_dist.canvas.files import open_files
@@ -39,7 +34,7 @@ from msbd_dist.canvas.ledger import Ledger
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ClusterError, ModelError, MsbdError
-from msbd_dist.fleet.executor import Attempt
+from msbd_dist.fleet.retry import Attempt
 from msbd_dist.models.card import bundled_folder, resolve
 
 MODELS = steps.Models(ModelSpec(), resolve(ModelSpec()), {"unet": "the bundled one"})
@@ -306,7 +301,7 @@ class Mortal(TaskWorker):
 
 class MortalSpec(WorkerSpec):
     def __call__(self) -> Mortal:  # type: ignore[override]
-        return Mortal(self)
+        return Mortal(self.run, self.models, self.threads)
 
 
 def test_of_ten_edits_one_corrupt_and_one_that_kills_its_worker_eight_are_finished(
@@ -358,7 +353,7 @@ def test_the_real_decoder_is_bit_identical_after_a_fit_that_lowers_the_loss(
     manifest = make_manifest({"decoder_steps": 8, "decoder_lr": 0.0003})
     out = open_files(tmp_path / "out")
     edit = steps.prepare(manifest.edits[0], out / "e0", MODELS)
-    worker = TaskWorker(WorkerSpec(out.url, ModelSpec(), 1))
+    worker = TaskWorker(out.url, ModelSpec(), 1)
     decoder = worker._models.latent.decoder
     before = {k: v.clone() for k, v in decoder.state_dict().items()}
     stage, losses = edit.record.plan.stages[0], []

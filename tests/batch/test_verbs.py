@@ -27,8 +27,7 @@ from msbd_dist.batch.steps import Edit, Models, prepare
 from msbd_dist.batch.worker import TaskWorker
 from msbd_dist.canvas.files import open_files
 from msbd_dist.core.spec import ModelSpec, Result
-from msbd_dist.errors import ModelError
-from msbd_dist.fleet.executor import WorkerError
+from msbd_dist.errors import ModelError, WorkerError
 from msbd_dist.models.card import resolve
 from msbd_dist.models.fingerprint import digests
 

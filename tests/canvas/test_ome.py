@@ -23,7 +23,7 @@ from ome_zarr_models.v05.image import Image as Image05
 from zarr.storage import FsspecStore
 
 from msbd_dist.canvas import ome
-from msbd_dist.canvas.files import UrlFiles, open_files
+from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.ome import (
     ChunkCounts,
     OmeReader,
@@ -37,6 +37,7 @@ from msbd_dist.canvas.ome import (
     write_ome,
 )
 from msbd_dist.canvas.reader import Metadata, Reader
+from msbd_dist.canvas.urls import UrlFiles
 from msbd_dist.core.geometry import Box, Size
 from msbd_dist.errors import ImageError, RunError
 

@@ -18,10 +18,12 @@ from web import Server, serving
 
 from msbd_dist.canvas import fetched
 from msbd_dist.canvas.combined import make_mask, mask_digest
-from msbd_dist.canvas.files import open_files, plain_scheme, why_read_only
+from msbd_dist.canvas.digests import content_digest
+from msbd_dist.canvas.files import open_files
 from msbd_dist.canvas.images import Picture
 from msbd_dist.canvas.ome import can_patch
-from msbd_dist.canvas.places import Held, _fetched, content_digest, first_bytes, matching_urls
+from msbd_dist.canvas.places import Held, _fetched, first_bytes, matching_urls
+from msbd_dist.canvas.urls import plain_scheme, why_read_only
 from msbd_dist.core.geometry import Box
 from msbd_dist.errors import ImageError, InputError, MaskError, RunError
 

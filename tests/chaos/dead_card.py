@@ -16,8 +16,9 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from msbd_dist.fleet.executor import Attempt, Beat, Patience, RetryPolicy
+from msbd_dist.fleet.executor import Beat, Patience
 from msbd_dist.fleet.ray_executor import RayExecutor
+from msbd_dist.fleet.retry import Attempt, RetryPolicy
 
 TASKS = 60
 

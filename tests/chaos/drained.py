@@ -17,8 +17,9 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from msbd_dist.fleet.executor import Attempt, Beat, Patience
+from msbd_dist.fleet.executor import Beat, Patience
 from msbd_dist.fleet.ray_executor import RayExecutor
+from msbd_dist.fleet.retry import Attempt
 
 SETTLED = 3.0  # seconds after which the driver must have noticed
 

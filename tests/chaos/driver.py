@@ -20,7 +20,8 @@ from msbd_dist.batch.run import run_manifest
 from msbd_dist.canvas import lease
 from msbd_dist.errors import MsbdError
 from msbd_dist.fleet import ray_executor
-from msbd_dist.fleet.executor import Attempt, MakeWorker, Patience, RetryPolicy, Worker
+from msbd_dist.fleet.executor import MakeWorker, Patience, Worker
+from msbd_dist.fleet.retry import Attempt, RetryPolicy
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 from ray import cloudpickle
 
-from msbd_dist.fleet.executor import Attempt, Beat
+from msbd_dist.fleet.executor import Beat
 from msbd_dist.fleet.ray_executor import RayExecutor
+from msbd_dist.fleet.retry import Attempt
 
 TASKS = 16
 

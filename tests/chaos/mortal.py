@@ -18,7 +18,8 @@ from typing import Any
 from msbd_dist.batch.manifest import read_manifest
 from msbd_dist.batch.run import run_manifest
 from msbd_dist.canvas import lease
-from msbd_dist.canvas.files import LocalFiles, UrlFiles
+from msbd_dist.canvas.files import LocalFiles
+from msbd_dist.canvas.urls import UrlFiles
 
 
 def main(manifest: str, out: str, moment: str, pattern: str) -> int:

@@ -17,8 +17,9 @@ from typing import Any
 import ray
 import torch
 
-from msbd_dist.fleet.executor import Outcome, Patience, RetryPolicy
+from msbd_dist.fleet.executor import Outcome, Patience
 from msbd_dist.fleet.ray_executor import RayExecutor
+from msbd_dist.fleet.retry import RetryPolicy
 
 PATIENCE = Patience(tick=0.1, ping=0.2, hang=60.0)
 

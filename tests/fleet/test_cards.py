@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from msbd_dist.fleet.cards import CardFault, CardFull, Cards, Place, card_fault
-from msbd_dist.fleet.executor import Failure, MemoryShort, WorkerLost, classify
+from msbd_dist.fleet.retry import Failure, MemoryShort, WorkerLost, classify
 
 ACCELERATOR: type[RuntimeError] = getattr(torch, "AcceleratorError", RuntimeError)
 

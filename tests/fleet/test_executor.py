@@ -30,23 +30,19 @@ from msbd_dist.errors import (
     NonFiniteError,
     WorkerError,
 )
-from msbd_dist.fleet.executor import (
+from msbd_dist.fleet.executor import Beat, Executor, Outcome, SerialExecutor, Worker
+from msbd_dist.fleet.ray_executor import Patience, RayExecutor
+from msbd_dist.fleet.retry import (
     Attempt,
-    Beat,
-    Executor,
     Failure,
     History,
     MemoryShort,
     NodeLost,
-    Outcome,
     RetryPolicy,
-    SerialExecutor,
     Unfit,
-    Worker,
     WorkerLost,
     classify,
 )
-from msbd_dist.fleet.ray_executor import Patience, RayExecutor
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import ray
 from ray import cloudpickle
 
 from msbd_dist.errors import ImageError
-from msbd_dist.fleet.executor import Attempt, Beat, RetryPolicy
+from msbd_dist.fleet.executor import Beat
 from msbd_dist.fleet.ray_executor import Patience, RayExecutor
 from msbd_dist.fleet.ray_metrics import NAMES
+from msbd_dist.fleet.retry import Attempt, RetryPolicy
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
