@@ -30,7 +30,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir msbd_dist \
     && touch msbd_dist/__init__.py \
-    && pip install -c constraints.txt '.[cluster]' \
+    && pip install -c constraints.txt '.[s3]' \
     && pip uninstall -y msbd_dist
 COPY msbd_dist ./msbd_dist
 RUN pip install --no-deps . \

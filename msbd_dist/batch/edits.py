@@ -99,11 +99,6 @@ class Changed(Listed):
         return len(self.edits)
 
 
-def source_of(spec: EditSpec, edits: Iterable[EditSpec]) -> str:
-    """The picture that an edit begins with: its image, or the first one of its chain."""
-    return heads_of(edits)[spec.id] if isinstance(spec.image, Result) else spec.image
-
-
 def heads_of(edits: Iterable[EditSpec]) -> dict[str, str]:
     """The first picture of the chain of each edit that begins with another's result, by its id."""
     befores = {spec.id: spec.image.edit for spec in edits if isinstance(spec.image, Result)}

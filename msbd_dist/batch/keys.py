@@ -48,7 +48,6 @@ from msbd_dist.errors import ManifestError, MsbdError
 
 METHOD_KEYS = tuple(f.name for f in fields(Method))
 EDIT_KEYS = tuple(f.name for f in fields(EditSpec) if f.name != "method")
-MODEL_KEYS = tuple(f.name for f in fields(ModelSpec))
 TOP_KEYS = ("models", "defaults", "edits")
 IN_MATRIX = ("prompt", "negative_prompt", "seed", *METHOD_KEYS)
 NEEDED = ("id", "image", "mask", "prompt")

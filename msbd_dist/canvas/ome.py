@@ -3,7 +3,7 @@
     OmeReader.open(path)                 a window costs the chunks it meets; folder or fsspec URL
     write_ome(target, ...)               a pyramid; what makes it an OME-Zarr is written last
     copy_with_edits(source, target, ...) every file as it is but the chunks that an edit meets
-    patch_in_place(source, ...)          those chunks in the source itself, and `restore`
+    patch_in_place(source, ...)          those chunks in the source itself
 
 A *unit* is what has one writer: the shard where there are shards, else the chunk.
 
@@ -679,15 +679,6 @@ class OmeWriter:
             )
         target.write(box, samples)
 
-    def has_chunk(self, level: int, row: int, column: int) -> bool:
-        """Whether a chunk is there and can be decoded."""
-        target = self._level(level)
-        try:
-            target.read(target.unit_box(row, column))
-        except ImageError:
-            return False
-        return True
-
     def finish(self) -> None:
         """Write what makes it an OME-Zarr."""
         own: dict[str, Any] = {"complete": True, "has_alpha": self._has_alpha}
@@ -805,13 +796,11 @@ def write_ome(
     version: Literal["0.4", "0.5"] = "0.5",
     chunk: int = 640,
     name: str,
-    done: Callable[[str], bool] = lambda _: False,
 ) -> None:
     """Write a picture of ``bands`` colours as OME-Zarr to a folder or URL, chunk by chunk.
 
-    A chunk ``level/row/column`` that ``done`` says was written before, for the same picture, is
-    kept if it can be decoded. A local target should have another name until this returns; a crash
-    leaves what is not taken for an OME-Zarr.
+    A local target should have another name until this returns; a crash leaves what is not taken for
+    an OME-Zarr.
     """
     writer = OmeWriter(
         target,
@@ -828,8 +817,7 @@ def write_ome(
     writer.create()
     for level in range(len(writer.sizes)):
         for row, column in writer.chunks(level):
-            if not (done(f"{level}/{row}/{column}") and writer.has_chunk(level, row, column)):
-                writer.write_chunk(level, row, column)
+            writer.write_chunk(level, row, column)
     writer.finish()
 
 
@@ -879,8 +867,7 @@ def patch_in_place(
     """The same in the source itself, once the chunks that change are copied to a journal folder.
 
     Called again with the same boxes after a crash, it starts from the original chunks. The journal
-    is left to the caller; ``restore`` puts everything back. RunError for a journal of another edit
-    or inside the source.
+    is left to the caller. RunError for a journal of another edit or inside the source.
     """
     _refuse(source, can_patch(source))
     edit, files = _Edit(source, source._files, changed), open_files(journal)
@@ -891,21 +878,14 @@ def patch_in_place(
     if record is None:
         edit.save(files, about)
     elif {key: record[key] for key in about} != about:
-        raise RunError(f"{files.url}: is the journal of another edit; restore it or give another")
+        raise RunError(
+            f"{files.url}: is the journal of another edit; finish that one, or give another"
+        )
     else:
         _put_back(record, source._files, files)
     edit.apply(window)
     edit.sync()
     return edit.counts
-
-
-def restore(journal: str | Path) -> int:
-    """Put back the chunks of an edit in place; how many there were, 0 where none was changed."""
-    files = open_files(journal)
-    record = _journal(files)
-    if record is None:
-        return 0
-    return _put_back(record, open_files(record["source"]), files)
 
 
 @dataclass(frozen=True)
