@@ -30,6 +30,7 @@ from torch import Tensor
 from benchmarks.machine import describe_machine
 from msbd_dist.batch.record import package_versions, peak_memory_mb
 from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings
+from msbd_dist.core.levels import level_at
 from msbd_dist.core.reduction import Alone
 from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Family, ModelSpec
@@ -280,7 +281,7 @@ def denoise(model: LatentModel, pixels: int) -> Tensor:
 
     text = torch.randn(2, 1, 77, 768).to(model.parts.device, model.parts.dtype)
     guided = model.denoiser(Conditioning(*text, text[0]), guidance=FAMILY.guidance)
-    return guided(torch.randn(latent_shape(pixels)), 500)
+    return guided(torch.randn(latent_shape(pixels)), level_at(model.alphas_cumprod, 500))
 
 
 def decode(model: LatentModel, pixels: int) -> Tensor:

@@ -42,6 +42,7 @@ from msbd_dist.batch.worker import TaskWorker
 from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.lease import Lease
 from msbd_dist.canvas.ledger import Facts
+from msbd_dist.core.levels import Level, Step, ddpm
 from msbd_dist.core.plan import Task
 from msbd_dist.core.spec import Drawn, EditSpec, Family, Method, ModelSpec
 from msbd_dist.fleet.ray_executor import RayExecutor
@@ -63,12 +64,15 @@ class Pixels:
     def decode(self, z: torch.Tensor, params: Mapping[str, torch.Tensor] | None = None) -> Any:
         return torch.nn.functional.pixel_shuffle(z, FACTOR) / 2 + 0.5
 
+    def schedule(self, steps: int, *, num_calls: int | None = None) -> tuple[Step, ...]:
+        return ddpm(self.alphas_cumprod, steps, num_calls=num_calls)
+
     def text(self, prompt: str, negative_prompt: str = "") -> None:
         return None
 
     def denoiser(self, cond: None, *, guidance: float) -> Any:
-        def denoise(z: torch.Tensor, t: int) -> torch.Tensor:
-            return z / float(self.alphas_cumprod[t]) ** 0.5
+        def denoise(z: torch.Tensor, level: Level) -> torch.Tensor:
+            return z / level.alpha
 
         return denoise
 

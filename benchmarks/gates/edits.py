@@ -30,6 +30,7 @@ from msbd_dist.canvas.images import from_float, to_float
 from msbd_dist.canvas.ledger import Facts
 from msbd_dist.core.compose import Bools, Floats, read_reflected, stage_view
 from msbd_dist.core.geometry import Box, Size
+from msbd_dist.core.levels import Level
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import Stage, Task
 from msbd_dist.core.spec import EditSpec, Method, ModelSpec
@@ -251,9 +252,9 @@ class Record:
         def denoiser(*arguments: Any, **options: Any) -> Any:
             denoise = real(*arguments, **options)
 
-            def heard(z: Tensor, t: int) -> Tensor:
-                x0: Tensor = denoise(z, t)
-                self.calls[self.stage].append(Call(t, z[0].clone(), x0[0].clone()))
+            def heard(z: Tensor, level: Level) -> Tensor:
+                x0: Tensor = denoise(z, level)
+                self.calls[self.stage].append(Call(int(level.t), z[0].clone(), x0[0].clone()))
                 return x0
 
             return heard

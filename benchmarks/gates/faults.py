@@ -22,6 +22,7 @@ from msbd_dist.canvas.store import Canvas
 from msbd_dist.core import decoder, plan, sampling
 from msbd_dist.core.compose import Floats, Read, stage_view
 from msbd_dist.core.geometry import Box, Size
+from msbd_dist.core.levels import Level, Step, level_at
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import Stage
 from msbd_dist.core.reduction import GradientSum
@@ -104,19 +105,35 @@ def _guidance_off() -> Any:
     return replaced(LatentModel, "denoiser", change)
 
 
-def _schedule(change: Callable[[tuple[sampling.Step, ...]], Any]) -> Any:
-    return replaced(
-        LatentModel, "schedule", lambda real: lambda *a, **k: tuple(change(real(*a, **k)))
-    )
+@contextmanager
+def _misled(change: Callable[[list[int]], list[int]]) -> Iterator[None]:
+    """The model is told other training steps than those of the latents that it gets."""
+    told: dict[Level, Level] = {}
+
+    def schedule(real: Broken) -> Broken:
+        def steps(model: LatentModel, *a: Any, **k: Any) -> tuple[Step, ...]:
+            found: tuple[Step, ...] = real(model, *a, **k)
+            starts = [step.start for step in found]
+            others = change([int(level.t) for level in starts])
+            levels = (level_at(model.alphas_cumprod, t) for t in others)
+            told.update(zip(starts, levels, strict=True))
+            return found
+
+        return steps
+
+    def diffusion(real: Broken) -> Broken:
+        return lambda denoiser, *a, **k: real(lambda z, level: denoiser(z, told[level]), *a, **k)
+
+    with (
+        replaced(LatentModel, "schedule", schedule),
+        replaced(worker, "blended_diffusion", diffusion),
+    ):
+        yield
 
 
 @fault("steps-late", "gone star choice wide", "the model is told the timestep of the next step")
 def _steps_late() -> Any:
-    def late(steps: tuple[sampling.Step, ...]) -> list[sampling.Step]:
-        ts = [step.t for step in steps[1:]] + [steps[-1].t]
-        return [replace(step, t=t) for step, t in zip(steps, ts, strict=True)]
-
-    return _schedule(late)
+    return _misled(lambda ts: [*ts[1:], ts[-1]])
 
 
 @fault(
@@ -125,18 +142,14 @@ def _steps_late() -> Any:
     "the model is told a timestep that is one of 1000 too high",
 )
 def _off_by_one() -> Any:
-    return _schedule(lambda steps: [replace(step, t=step.t + 1) for step in steps])
+    return _misled(lambda ts: [t + 1 for t in ts])
 
 
 @fault(
     "steps-reversed", "star gone choice wide", "the model is told the timesteps in the wrong order"
 )
 def _steps_reversed() -> Any:
-    return _schedule(
-        lambda steps: [
-            replace(step, t=other.t) for step, other in zip(steps, reversed(steps), strict=True)
-        ]
-    )
+    return _misled(lambda ts: ts[::-1])
 
 
 @fault(
@@ -145,10 +158,10 @@ def _steps_reversed() -> Any:
     "DDIM adds its noise without taking its share from the direction",
 )
 def _sigma() -> Any:
-    def step(z: Tensor, x0: Tensor, step: Any, *, eta: float, noise: Tensor | None) -> Tensor:
-        eps = (z - step.a**0.5 * x0) / (1 - step.a) ** 0.5
-        out = step.a_prev**0.5 * x0 + (1 - step.a_prev) ** 0.5 * eps
-        return out if noise is None else out + sampling.step_sigma(step, eta) * noise
+    def step(z: Tensor, x0: Tensor, step: Step, *, eta: float, noise: Tensor | None) -> Tensor:
+        eps = (z - step.start.alpha * x0) / step.start.sigma
+        out = step.end.alpha * x0 + step.end.sigma * eps
+        return out if noise is None else out + sampling.fresh_noise(step, eta) * noise
 
     return patch.object(sampling, "ddim_step", step)
 
@@ -171,7 +184,7 @@ def _no_noise() -> Any:
     "repaint-no-jump", "star gone choice wide", "RePaint repeats a step without the jump back up"
 )
 def _no_jump() -> Any:
-    return patch.object(sampling, "forward_jump", lambda z, step, noise: z)
+    return patch.object(sampling, "renoised", lambda z, step, noise: z)
 
 
 @fault("blend-off", "gone star choice wide", "the background is not held")
@@ -190,7 +203,7 @@ def _blend_off() -> Any:
 def _background_level() -> Any:
     def change(real: Broken) -> Broken:
         def diffusion(denoiser: Any, z0: Any, mask: Any, steps: Any, *a: Any, **k: Any) -> Any:
-            levels = {step.a_prev: step.a for step in steps}
+            levels = {step.end: step.start for step in steps}
 
             def late(noised: Broken) -> Broken:
                 return lambda z, level, noise: noised(z, levels.get(level, level), noise)
@@ -209,7 +222,7 @@ def _background_level() -> Any:
 def _background_clean() -> Any:
     def change(real: Broken) -> Broken:
         def diffusion(denoiser: Any, z0: Any, mask: Any, steps: Any, *a: Any, **k: Any) -> Any:
-            levels = {step.a_prev for step in steps}
+            levels = {step.end for step in steps}
 
             def clean(noised: Broken) -> Broken:
                 return lambda z, level, noise: z if level in levels else noised(z, level, noise)

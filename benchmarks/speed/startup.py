@@ -54,7 +54,8 @@ lap("CLIP, with open_clip")
 torch.set_num_threads(1)
 side = models.card.family.native
 z = models.latent.encode(torch.rand(1, 3, side, side))
-models.latent.denoiser(models.latent.text("a red star"), guidance=2.0)(z, 500)
+level = models.latent.schedule(50)[25].start
+models.latent.denoiser(models.latent.text("a red star"), guidance=2.0)(z, level)
 models.latent.decode(z)
 lap("first calls")
 print(json.dumps(seconds))

@@ -57,6 +57,7 @@ from msbd_dist.core.compose import (
 )
 from msbd_dist.core.decoder import ALIKE, Decode, DecoderFit, FitSegment, FitSettings, Params, shown
 from msbd_dist.core.geometry import Box, Rect, Size
+from msbd_dist.core.levels import Level
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import SR_HALO, Plan, Stage, Task
 from msbd_dist.core.reduction import Alone, Team
@@ -481,9 +482,9 @@ class TaskWorker:
             latent.text(spec.prompt, spec.negative_prompt), guidance=self._guidance(scene)
         )
 
-        def denoiser(z: torch.Tensor, t: int) -> torch.Tensor:
+        def denoiser(z: torch.Tensor, level: Level) -> torch.Tensor:
             scene.beat()
-            return denoise(z, t)
+            return denoise(z, level)
 
         z = blended_diffusion(
             denoiser,

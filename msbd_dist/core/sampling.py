@@ -1,90 +1,72 @@
-"""Blended latent diffusion with RePaint: schedules, the DDIM step, the forward process, the loop.
+"""Sampling in alpha and sigma: noising, the DDIM step, RePaint, the blended loop, and its inverse.
 
-A model is a function ``denoiser(z, t) -> x0``: noisy latents (B, C, h, w) and an integer timestep
-in, the predicted clean latents out, float32. Noise is a function of the draw's name, so that the
-loop holds no random state. Notation: ``a`` is the cumulative alpha at a level; clean is a = 1.
-Which timesteps N steps are is the model's to say (`Spacing`).
+A model is a function ``denoiser(z, level) -> x0``: noisy latents (B, C, h, w) float32 and their
+level in, the predicted clean latents out. Noise is a function of the draw's name, so that no loop
+holds random state. Levels and steps come from `core.levels`; the same lines serve models that keep
+the variance and flow models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from math import sqrt
 
 import torch
 
+from msbd_dist.core.levels import Level, Step
 from msbd_dist.core.noise import Draw
-from msbd_dist.core.timesteps import STABLE_DIFFUSION, Spacing, timesteps
 
-# (z, t) -> x0: predicts clean latents; guidance, text and the prediction type are inside
-Denoiser = Callable[[torch.Tensor, int], torch.Tensor]
+# (z, level) -> x0: predicts clean latents; guidance, text and the prediction type are inside
+Denoiser = Callable[[torch.Tensor, Level], torch.Tensor]
 Noise = Callable[[Draw], torch.Tensor]  # draw -> (B, C, h, w), unit Gaussian, float32
 
 
-@dataclass(frozen=True)
-class Step:
-    """One denoising step from timestep ``t``: from level ``a`` to the cleaner ``a_prev``."""
-
-    t: int
-    a: float
-    a_prev: float
+def noised(z0: torch.Tensor, level: Level, noise: torch.Tensor) -> torch.Tensor:
+    """A sample of q(z_t | z_0): ``alpha z0 + sigma noise``."""
+    return level.alpha * z0 + level.sigma * noise
 
 
-def schedule(
-    alphas_cumprod: torch.Tensor,
-    steps: int,
-    *,
-    num_calls: int | None = None,
-    spacing: Spacing = STABLE_DIFFUSION,
-) -> tuple[Step, ...]:
-    """The last ``num_calls`` steps of a schedule.
-
-    ``alphas_cumprod``: (T,) cumulative alphas of the model's training schedule.
-    """
-    ts = timesteps(steps, len(alphas_cumprod), spacing)
-    end = 1.0 if spacing.to_clean else float(alphas_cumprod[0])
-    levels = [float(alphas_cumprod[t]) for t in ts] + [end]
-    every = tuple(Step(t, a, b) for t, (a, b) in zip(ts, pairwise(levels), strict=True))
-    return every[len(every) - (num_calls or steps) :]
+def renoised(z: torch.Tensor, step: Step, noise: torch.Tensor) -> torch.Tensor:
+    """A sample of q(z_start | z_end), RePaint's way back up from a step's end to its start."""
+    kept, added = _way_up(step)
+    return sqrt(kept) * z + sqrt(added) * noise
 
 
-def noised(z0: torch.Tensor, a: float, noise: torch.Tensor) -> torch.Tensor:
-    """A sample of q(z_t | z_0): ``sqrt(a) z0 + sqrt(1 - a) noise``."""
-    return sqrt(a) * z0 + sqrt(1.0 - a) * noise
-
-
-def forward_jump(z: torch.Tensor, step: Step, noise: torch.Tensor) -> torch.Tensor:
-    """A sample of q(z_t | z_{t-1}), RePaint's way back up: noising by ``a / a_prev``."""
-    return noised(z, step.a / step.a_prev, noise)
+def _way_up(step: Step) -> tuple[float, float]:
+    """The square of what is left of a latent on the way from a step's end to its start, and the
+    variance of the noise that is added."""
+    kept = step.start.alpha_squared / step.end.alpha_squared
+    return kept, max(0.0, step.start.sigma_squared - kept * step.end.sigma_squared)
 
 
 def ddim_step(
     z: torch.Tensor, x0: torch.Tensor, step: Step, *, eta: float, noise: torch.Tensor | None
 ) -> torch.Tensor:
-    """One DDIM step (Song et al., eq. 12) from level ``a`` to ``a_prev``.
+    """One DDIM step (Song et al., eq. 12) from a step's start to its end.
 
-    ``noise`` may be None where the step adds none: at ``eta`` 0, and where it ends clean.
+    ``noise`` may be None where the step adds none: at ``eta`` 0, and where it ends clean. At
+    ``eta`` 0 this is Euler's step of a flow model.
     """
-    a, b = step.a, step.a_prev
-    eps = (z - sqrt(a) * x0) / sqrt(1.0 - a)
-    sigma = step_sigma(step, eta)
-    out = sqrt(b) * x0 + sqrt(max(0.0, 1.0 - b - sigma**2)) * eps
-    return out if noise is None else out + sigma * noise
+    eps = (z - step.start.alpha * x0) / step.start.sigma
+    fresh = fresh_noise(step, eta)
+    out = step.end.alpha * x0 + sqrt(max(0.0, step.end.sigma_squared - fresh**2)) * eps
+    return out if noise is None else out + fresh * noise
 
 
-def step_sigma(step: Step, eta: float) -> float:
-    """Standard deviation of the noise that DDIM adds in a step; 0 in one that ends clean."""
-    a, b = step.a, step.a_prev
-    return eta * sqrt((1.0 - b) / (1.0 - a) * (1.0 - a / b))
+def fresh_noise(step: Step, eta: float) -> float:
+    """Standard deviation of the noise that DDIM adds in a step; 0 in one that ends clean.
+
+    At ``eta`` 1 it is that of the posterior q(z_end | z_start, z_0) (Song et al., eq. 16).
+    """
+    _, added = _way_up(step)
+    return eta * sqrt(step.end.sigma_squared / step.start.sigma_squared * added)
 
 
 def blended_diffusion(
     denoiser: Denoiser,
     z0: torch.Tensor,
     mask: torch.Tensor | None,
-    steps: tuple[Step, ...],
+    steps: Sequence[Step],
     noise: Noise,
     *,
     eta: float = 1.0,
@@ -98,17 +80,36 @@ def blended_diffusion(
     times after a jump back up: ``len(steps) * (repaint + 1)`` calls of the denoiser. In the end
     there is ``z0`` itself outside the mask, also where the schedule does not end clean.
     """
-    z = noised(z0, steps[0].a, noise(("start",)))
+    z = noised(z0, steps[0].start, noise(("start",)))
     for index, step in enumerate(steps):
         background = z0
-        if step.a_prev < 1 and mask is not None:
-            background = noised(z0, step.a_prev, noise(("background", index)))
+        if step.end.sigma > 0 and mask is not None:
+            background = noised(z0, step.end, noise(("background", index)))
         for turn in range(repaint + 1):
             if turn > 0:
-                z = forward_jump(z, step, noise(("renoise", index, turn)))
-            x0 = denoiser(z, step.t)
-            fresh = noise(("step", index, turn)) if step_sigma(step, eta) > 0 else None
+                z = renoised(z, step, noise(("renoise", index, turn)))
+            x0 = denoiser(z, step.start)
+            fresh = noise(("step", index, turn)) if fresh_noise(step, eta) > 0 else None
             z = ddim_step(z, x0, step, eta=eta, noise=fresh)
             if mask is not None:
                 z = torch.where(mask, z, background)
     return z if mask is None else torch.where(mask, z, z0)
+
+
+def invert(
+    denoiser: Denoiser, z0: torch.Tensor, steps: Sequence[Step], *, rounds: int = 1
+) -> torch.Tensor:
+    """DDIM inversion: the noisy latents from which DDIM at ``eta`` 0 comes to ``z0``.
+
+    ``z0``: (B, C, h, w), at the level that the last step ends on; the result is at the level that
+    the first step starts on. A step's start is first taken to be its end, and each of the
+    ``rounds`` moves it by how far DDIM's step from there misses the end. One round follows the
+    probability flow, for flow models by Euler's step; more converge to the exact inverse, also
+    where the first level holds no signal. A round is one call of the denoiser for each step.
+    """
+    z = z0
+    for step in reversed(steps):
+        end = z
+        for _ in range(rounds):
+            z = z + (end - ddim_step(z, denoiser(z, step.start), step, eta=0.0, noise=None))
+    return z

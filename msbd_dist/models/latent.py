@@ -7,10 +7,9 @@ model's. The model's own [-1, 1] range and its scaling factor appear in this fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import sqrt
 from typing import Any, cast
 
 import torch
@@ -18,16 +17,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from msbd_dist.core.sampling import Step, schedule
+from msbd_dist.core.levels import Level, Step, ddpm
+from msbd_dist.core.sampling import Denoiser
 from msbd_dist.core.timesteps import Spacing
 from msbd_dist.errors import PromptError
 from msbd_dist.models.learned import in_full
 from msbd_dist.models.parts import Parts
 from msbd_dist.models.schedulers import spacing_of
 from msbd_dist.models.tokens import tokens_of
-
-Denoiser = Callable[[Tensor, int], Tensor]
-"""``(z, t) -> x0``: noisy latents ``(B, C, h, w)`` float32 at training step ``t`` -> clean ones."""
 
 _CACHED_PROMPTS = 64
 
@@ -84,7 +81,7 @@ class LatentModel:
 
     def schedule(self, steps: int, *, num_calls: int | None = None) -> tuple[Step, ...]:
         """The last ``num_calls`` of ``steps`` steps, as the model's configuration spaces them."""
-        return schedule(self.alphas_cumprod, steps, num_calls=num_calls, spacing=self.spacing)
+        return ddpm(self.alphas_cumprod, steps, num_calls=num_calls, spacing=self.spacing)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -154,32 +151,32 @@ class LatentModel:
         """
 
         @torch.no_grad()
-        def denoise(z: Tensor, t: int) -> Tensor:
+        def denoise(z: Tensor, level: Level) -> Tensor:
             z = z.to(self.parts.device, torch.float32)
             if guidance in (0.0, 1.0):
-                raw = self._predict(z, t, cond.prompt if guidance else cond.empty)
+                raw = self._predict(z, level, cond.prompt if guidance else cond.empty)
             else:
                 pair = torch.cat([cond.negative, cond.prompt]).repeat_interleave(len(z), dim=0)
-                negative, prompt = self._predict(torch.cat([z, z]), t, pair).chunk(2)
+                negative, prompt = self._predict(torch.cat([z, z]), level, pair).chunk(2)
                 raw = negative + guidance * (prompt - negative)
-            return self._clean(z, raw, float(self.alphas_cumprod[t]))
+            return self._clean(z, raw, level)
 
         return denoise
 
-    def _predict(self, z: Tensor, t: int, text: Tensor) -> Tensor:
+    def _predict(self, z: Tensor, level: Level, text: Tensor) -> Tensor:
         """The UNet's raw output, in its own dtype inside and float32 outside."""
-        step = torch.full((), t, device=z.device)  # made there: no copy to wait for
+        step = torch.full((), int(level.t), device=z.device)  # made there: no copy to wait for
         raw: Tensor = self.parts.unet(
             z.to(self.parts.dtype), step, text.expand(len(z), -1, -1), return_dict=False
         )[0]
         return raw.float()
 
-    def _clean(self, z: Tensor, raw: Tensor, alpha: float) -> Tensor:
-        """The clean latent that a raw prediction at cumulative alpha ``alpha`` means."""
+    def _clean(self, z: Tensor, raw: Tensor, level: Level) -> Tensor:
+        """The clean latent that a raw prediction at a level means."""
         if self.prediction == "epsilon":
-            return (z - sqrt(1 - alpha) * raw) / sqrt(alpha)
+            return (z - level.sigma * raw) / level.alpha
         if self.prediction == "v_prediction":
-            return sqrt(alpha) * z - sqrt(1 - alpha) * raw
+            return level.alpha * z - level.sigma * raw
         return raw
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ import torch
 from folders import SD1_FILE, edit_json, fill_hub_cache, loaded, write_rrdbnet
 from safetensors.torch import load_file, save_file
 
+from msbd_dist.core.levels import level_at
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ModelError
 from msbd_dist.models.bundle import Models, _driver, choose_device, load
@@ -109,7 +110,8 @@ def test_loading_leaves_random_state_logging_and_stderr_alone(
     ):
         models.latent.text("a red star")
         models.latent.decode(torch.zeros(1, 4, 8, 8))
-        models.latent.denoiser(models.latent.text(""), guidance=1)(torch.zeros(1, 4, 8, 8), 1)
+        level = level_at(models.latent.alphas_cumprod, 1)
+        models.latent.denoiser(models.latent.text(""), guidance=1)(torch.zeros(1, 4, 8, 8), level)
         models.upscaler("realesrgan")
     assert load(resolve(ModelSpec()), device="cpu").scorer
     after = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
@@ -212,9 +214,10 @@ def test_a_hub_id_loads_from_the_hubs_cache(hub_cache: Path, made: Path) -> None
     snapshot = fill_hub_cache(hub_cache, "org/name", made / "eps")
     z = torch.zeros(1, 4, 8, 8)
     hub, folder = loaded("org/name").latent, loaded(made / "eps").latent
+    level = level_at(folder.alphas_cumprod, 500)
     for latent in (hub, folder):
-        x0 = latent.denoiser(latent.text("a red star"), guidance=3)(z, 500)
-        assert torch.equal(x0, folder.denoiser(folder.text("a red star"), guidance=3)(z, 500))
+        x0 = latent.denoiser(latent.text("a red star"), guidance=3)(z, level)
+        assert torch.equal(x0, folder.denoiser(folder.text("a red star"), guidance=3)(z, level))
         assert torch.equal(latent.decode(z), folder.decode(z))
     assert torch.equal(hub.alphas_cumprod, folder.alphas_cumprod)
     for file in snapshot.glob("*/*.safetensors"):

@@ -20,11 +20,13 @@ from folders import edit_json, loaded
 from torch import Tensor
 from torch.func import functional_call
 
+from msbd_dist.core.levels import CLEAN, Level, level_at
+from msbd_dist.core.sampling import Denoiser
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import PromptError
 from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
-from msbd_dist.models.latent import Denoiser, LatentModel
+from msbd_dist.models.latent import LatentModel
 from msbd_dist.models.learned import in_full
 from msbd_dist.models.loading import hermetic
 
@@ -35,6 +37,10 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def at(latent: LatentModel, t: int) -> Level:
+    return level_at(latent.alphas_cumprod, t)
+
+
 def ddim(denoise: Denoiser, z: Tensor, alphas: Tensor, steps: int) -> Tensor:
     """Plain deterministic DDIM from noise."""
     stride = len(alphas) // steps
@@ -42,7 +48,7 @@ def ddim(denoise: Denoiser, z: Tensor, alphas: Tensor, steps: int) -> Tensor:
     for t, earlier in zip(times, [*times[1:], None], strict=True):
         a = float(alphas[t])
         b = 1.0 if earlier is None else float(alphas[earlier])
-        x0 = denoise(z, t)
+        x0 = denoise(z, Level(t, a, 1 - a))
         z = sqrt(b) * x0 + sqrt(1 - b) * (z - sqrt(a) * x0) / sqrt(1 - a)
     return z
 
@@ -115,7 +121,7 @@ def test_a_step_equals_diffusers_ddim(made: Path, folder: str, t: int) -> None:
     with torch.no_grad():
         raw = latent.parts.unet(Z, t, cond.prompt.expand(2, -1, -1)).sample
     expected = scheduler.step(raw, t, Z, eta=0.0)
-    x0 = latent.denoiser(cond, guidance=1)(Z, t)
+    x0 = latent.denoiser(cond, guidance=1)(Z, at(latent, t))
     torch.testing.assert_close(x0, expected.pred_original_sample, rtol=1e-4, atol=1e-4)
     a = float(latent.alphas_cumprod[t])
     b = float(latent.alphas_cumprod[t - 20] if t > 20 else latent.alphas_cumprod[0])
@@ -130,25 +136,28 @@ def test_a_model_that_predicts_the_sample_is_taken_at_its_word(made: Path, tmp_p
     latent = loaded(folder).latent
     cond = latent.text("")
     raw = latent.parts.unet(Z, 500, cond.prompt.expand(2, -1, -1)).sample
-    assert torch.equal(latent.denoiser(cond, guidance=1)(Z, 500), raw)
+    assert torch.equal(latent.denoiser(cond, guidance=1)(Z, at(latent, 500)), raw)
 
 
 def test_guidance_is_linear_between_negative_and_prompt(made: Path) -> None:
     latent = loaded(made / "v").latent
     cond = latent.text("a red star", "a blue ring")
-    at = {s: latent.denoiser(cond, guidance=s)(Z, 500) for s in (0.5, 1.0, 7.5)}
-    negative = latent.denoiser(latent.text("a blue ring"), guidance=1)(Z, 500)
+    level = at(latent, 500)
+    by = {s: latent.denoiser(cond, guidance=s)(Z, level) for s in (0.5, 1.0, 7.5)}
+    negative = latent.denoiser(latent.text("a blue ring"), guidance=1)(Z, at(latent, 500))
     for s in (0.5, 7.5):
-        expected = negative + s * (at[1.0] - negative)
-        torch.testing.assert_close(at[s], expected, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(negative, at[1.0])
+        expected = negative + s * (by[1.0] - negative)
+        torch.testing.assert_close(by[s], expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(negative, by[1.0])
 
 
 def test_guidance_0_paints_no_words_whatever_the_prompts_say(made: Path) -> None:
     latent = loaded(made / "v").latent
-    nothing = latent.denoiser(latent.text(""), guidance=1)(Z, 500)
+    nothing = latent.denoiser(latent.text(""), guidance=1)(Z, at(latent, 500))
     for pair in (("a red star", "a blue ring"), ("a red star", ""), ("", "a blue ring")):
-        assert torch.equal(latent.denoiser(latent.text(*pair), guidance=0)(Z, 500), nothing)
+        assert torch.equal(
+            latent.denoiser(latent.text(*pair), guidance=0)(Z, at(latent, 500)), nothing
+        )
 
 
 SPACINGS: dict[str, tuple[type[Any], dict[str, Any]]] = {
@@ -177,8 +186,8 @@ def test_steps_are_where_the_folders_scheduler_has_them(
     for steps in (1, 2, 3, 4, 50):
         scheduler.set_timesteps(steps)
         found = latent.schedule(steps)
-        assert [step.t for step in found] == [int(t) for t in scheduler.timesteps]
-        assert found[-1].a_prev == (1 if clean else float(scheduler.alphas_cumprod[0]))
+        assert [step.start.t for step in found] == [int(t) for t in scheduler.timesteps]
+        assert found[-1].end == (CLEAN if clean else at(latent, 0))
 
 
 def test_guidance_0_and_1_cost_half(made: Path) -> None:
@@ -186,7 +195,7 @@ def test_guidance_0_and_1_cost_half(made: Path) -> None:
     sizes: list[int] = []
     latent.parts.unet.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     for guidance in (0.0, 1.0, 2.0):
-        latent.denoiser(latent.text("a"), guidance=guidance)(Z, 10)
+        latent.denoiser(latent.text("a"), guidance=guidance)(Z, at(latent, 10))
     assert sizes == [2, 2, 4]
 
 
@@ -204,16 +213,16 @@ def test_one_file_gives_what_its_folder_gives(made: Path) -> None:
 
 def _everything(latent: LatentModel) -> Tensor:
     z = latent.encode(torch.full((2, 3, 64, 64), 0.25))
-    return latent.decode(latent.denoiser(latent.text("a red star"), guidance=3)(z, 300))
+    return latent.decode(latent.denoiser(latent.text("a red star"), guidance=3)(z, at(latent, 300)))
 
 
 def test_results_are_the_same_every_time(bundled: Models, scene: Tensor) -> None:
     again = load(resolve(ModelSpec()), device="cpu").latent
     for latent in (bundled.latent, again):
         z = latent.encode(scene)
-        x0 = latent.denoiser(latent.text("a red star"), guidance=6)(z, 400)
+        x0 = latent.denoiser(latent.text("a red star"), guidance=6)(z, at(latent, 400))
         assert torch.equal(
-            x0, bundled.latent.denoiser(again.text("a red star"), guidance=6)(z, 400)
+            x0, bundled.latent.denoiser(again.text("a red star"), guidance=6)(z, at(latent, 400))
         )
         assert torch.equal(latent.decode(z), bundled.latent.decode(z))
 

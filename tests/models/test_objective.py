@@ -11,6 +11,7 @@ import yaml
 from folders import SD1_FILE, edit_json, loaded, write_header, write_sd_folder, write_single_file
 from safetensors.torch import load_file, save_file
 
+from msbd_dist.core.levels import level_at
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ModelError
 from msbd_dist.models.card import Card, resolve
@@ -156,7 +157,8 @@ def test_a_file_that_says_v_is_run_so_under_a_config_that_says_epsilon(
     assert (latent.prediction, latent.spacing.kind) == ("v_prediction", spacing)
     assert torch.equal(latent.alphas_cumprod, wanted.alphas_cumprod)
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    got, want = (m.denoiser(m.text("a red star"), guidance=3)(z, 981) for m in (latent, wanted))
+    level = level_at(wanted.alphas_cumprod, 981)
+    got, want = (m.denoiser(m.text("a red star"), guidance=3)(z, level) for m in (latent, wanted))
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 

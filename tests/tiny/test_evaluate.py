@@ -8,6 +8,7 @@ import torch
 from PIL import Image as Pil
 
 from msbd_dist.core.geometry import Box, Size
+from msbd_dist.core.levels import level_at
 from msbd_dist.models.card import bundled_folder
 from msbd_dist.tiny.evaluate import cases, edits, painted, probe, run
 from msbd_dist.tiny.evaluate.card import card
@@ -178,9 +179,10 @@ def test_a_removal_is_judged_by_what_is_left():
 def test_guidance_for_many_prompts_is_guidance_for_each(family):
     z = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     prompts = ("a red star on grass", "a blue ring")
-    together = guided(family.latent, prompts, 3.0)(z, 500)
+    level = level_at(family.latent.alphas_cumprod, 500)
+    together = guided(family.latent, prompts, 3.0)(z, level)
     for row, prompt in enumerate(prompts):
-        alone = family.latent.denoiser(family.latent.text(prompt), guidance=3.0)(z[[row]], 500)
+        alone = family.latent.denoiser(family.latent.text(prompt), guidance=3.0)(z[[row]], level)
         torch.testing.assert_close(together[[row]], alone, atol=1e-3, rtol=1e-3)
 
 

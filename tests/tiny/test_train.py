@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from msbd_dist.core.levels import level_at
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ModelError
 from msbd_dist.models.bundle import load
@@ -115,7 +116,9 @@ def test_the_product_loads_what_was_trained(family: Path) -> None:
     model = models.latent
     assert model.prediction == SETTINGS.unet.prediction
     z = model.encode(torch.rand(1, 3, 128, 128))
-    x0 = model.denoiser(model.text("a red star"), guidance=6.0)(z, 501)
+    x0 = model.denoiser(model.text("a red star"), guidance=6.0)(
+        z, level_at(model.alphas_cumprod, 501)
+    )
     assert model.decode(x0).shape == (1, 3, 128, 128)
     assert len(models.scorer(torch.rand(2, 3, 128, 128), "a red star")) == 2
 

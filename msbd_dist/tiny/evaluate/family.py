@@ -17,6 +17,7 @@ from torch import Tensor
 
 from msbd_dist.core.compose import Floats, colour_agreement, composed, latent_mask
 from msbd_dist.core.geometry import Box
+from msbd_dist.core.levels import Level
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.sampling import Denoiser, Noise, blended_diffusion
 from msbd_dist.core.spec import Method, ModelSpec
@@ -154,9 +155,9 @@ def guided(latent: LatentModel, prompts: Sequence[str], guidance: float) -> Deno
         return without
     told = latent.denoiser(rows, guidance=1.0)
 
-    def denoise(z: Tensor, t: int) -> Tensor:
-        untold = without(z, t)
-        return untold + guidance * (told(z, t) - untold)
+    def denoise(z: Tensor, level: Level) -> Tensor:
+        untold = without(z, level)
+        return untold + guidance * (told(z, level) - untold)
 
     return denoise
 
