@@ -30,7 +30,7 @@ def why_anew(edit: Edit) -> str | None:
     done = edit.ledger.get("export")
     if done is None:
         return None
-    if done["how"] != repr(edit.how) or done["output"] != edit.target:
+    if not edit.is_written_as(done["how"]) or done["output"] != edit.target:
         return "is written anew: another output"
     is_there = digest_at(edit.target) is not None
     what = "is not what was written" if is_there else "is gone"

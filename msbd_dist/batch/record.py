@@ -16,10 +16,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import psutil
 from pydantic import TypeAdapter
@@ -28,6 +28,7 @@ from msbd_dist.batch.manifest import Manifest
 from msbd_dist.batch.status import EditState
 from msbd_dist.canvas.files import Files, open_files
 from msbd_dist.canvas.ledger import Ledger, Version, Versions
+from msbd_dist.core.naming import digest_of
 from msbd_dist.core.plan import Plan, Stage, Task
 from msbd_dist.core.spec import EditSpec, ModelSpec, Verify
 from msbd_dist.errors import MsbdError, RunError
@@ -58,15 +59,22 @@ class EditRecord:
     bands: int = 3  # colours of the image: 1 or 3
     direct: bool = False  # workers read the image where it is; else it is taken into the canvas
     schema: int = SCHEMA
+    former_key: str | None = None  # where its work is, if that was stored under a name of old form
 
     @property
     def key(self) -> str:
         """Names what decides the pixels, and nothing else: where the edit's work is stored."""
-        parts = (
-            *(self.spec.prompt, self.spec.negative_prompt, self.seed, self.plan.digest),
-            *(self.dtype, sorted(self.inputs.items()), self.weights, self.schema),
-        )
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        named = {
+            "prompt": self.spec.prompt,
+            "negative_prompt": self.spec.negative_prompt,
+            "seed": self.seed,
+            "plan": self.plan,
+            "dtype": self.dtype,
+            "inputs": self.inputs,
+            "weights": self.weights,
+            "schema": self.schema,
+        }
+        return self.former_key or digest_of(named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +181,20 @@ def save_edit(files: Files, record: EditRecord) -> None:
 
 def load_edit(files: Files) -> EditRecord:
     """FileNotFoundError where there is none, ValueError where it can't be understood."""
-    return _loaded(_EDIT, files.read("edit.json"))
+    stored = json.loads(files.read("edit.json"))
+    record = _EDIT.validate_python(stored)
+    return record if "former_key" in stored else replace(record, former_key=_key_before(stored))
+
+
+def _key_before(stored: Any) -> str:
+    """The key of a record that was written when all options were part of it, off or not."""
+    plan = hashlib.sha256(json.dumps(stored["plan"], sort_keys=True).encode()).hexdigest()[:16]
+    spec = stored["spec"]
+    parts = (
+        *(spec["prompt"], spec["negative_prompt"], stored["seed"], plan, stored["dtype"]),
+        *(sorted(stored["inputs"].items()), stored["weights"], stored["schema"]),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def save_run(out: Files, record: RunRecord) -> None:

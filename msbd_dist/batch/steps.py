@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,7 @@ from msbd_dist.canvas.reader import Samples
 from msbd_dist.canvas.store import Canvas, canvas_group
 from msbd_dist.canvas.urls import store_errors
 from msbd_dist.core.geometry import Box
+from msbd_dist.core.naming import differing
 from msbd_dist.core.plan import Plan, Stage
 from msbd_dist.core.spec import EditSpec, ModelSpec, Verify, mask_files
 from msbd_dist.errors import ImageError
@@ -126,8 +128,12 @@ class Edit:
         """Whether it was exported and its output is there as it was written."""
         done = self.ledger.get("export")
         return bool(
-            done and done["how"] == repr(self.how) and digest_at(self.target) == done["sha256"]
+            done and self.is_written_as(done["how"]) and digest_at(self.target) == done["sha256"]
         )
+
+    def is_written_as(self, how: Any) -> bool:
+        """Whether a finished picture was written the way that is wanted; ``how`` is its fact."""
+        return How.of(how) == self.how
 
 
 def digest_at(target: str) -> str | None:
@@ -174,6 +180,7 @@ def prepare(spec: EditSpec, files: Files, models: Models) -> Edit:
         files=dict(models.files),
         bands=look.picture.bands,
         direct=look.direct,
+        former_key=earlier.former_key if earlier and earlier.plan == look.plan else None,
     )
     edit = Edit(record, files, look.picture, ledger_of(files, record))
     if earlier is None and "ingest" in edit.ledger:  # its record was damaged
@@ -296,12 +303,12 @@ def export(
     taken the run over. ``show`` gets the finished picture, and returns facts of it.
     """
     former = edit.ledger.get("export")
-    if former and (former["output"], former["how"]) != (edit.target, repr(edit.how)):
+    if former and (former["output"] != edit.target or not edit.is_written_as(former["how"])):
         still_ours()
         edit.ledger.forget("export")
     edited, patch = edited_of(edit, partial(tell, edit.id, "writing"))
     lost = gone_without(edit.record.spec, edit.target, edit.picture)
-    facts: Facts = {"output": edit.target, "how": repr(edit.how), "lost": lost}
+    facts: Facts = {"output": edit.target, "how": differing(edit.how), "lost": lost}
 
     if edit.record.spec.in_place:
         return facts | edit_in_place(edit, edited, still_ours, show)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, reduce
 from math import ceil, sqrt
 from pathlib import Path
@@ -27,6 +27,7 @@ from msbd_dist.canvas.masks import Mask, drawn_share, read_mask, scale_mask
 from msbd_dist.canvas.outlines import is_outlines, read_outlines, refuse_others
 from msbd_dist.canvas.shapes import Shapes
 from msbd_dist.core.geometry import Box, Rect, Size
+from msbd_dist.core.naming import differing
 from msbd_dist.core.spec import Combined, Drawn, MaskFile, MaskSpec, mask_files
 from msbd_dist.errors import MaskError
 
@@ -113,15 +114,25 @@ def mask_digest(spec: MaskSpec) -> str:
     if isinstance(spec, str):
         return content_digest(spec)
     if isinstance(spec, MaskFile):
-        return _sha256((content_digest(spec.file), replace(spec, file="")))
+        return _sha256(f"({content_digest(spec.file)!r}, {_named(replace(spec, file=''))})")
     if isinstance(spec, Combined):
         parts = tuple(mask_digest(part) for part in spec.any)
-        return _sha256((parts, spec.invert, spec.grow))
-    return _sha256(spec)
+        return _sha256(f"{(parts, spec.invert, spec.grow)!r}")
+    return _sha256(_named(spec))
 
 
-def _sha256(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()
+_FIRST = ("file", "from_", "values", "image_id", "category", "boxes", "polygons")
+
+
+def _named(spec: MaskFile | Drawn) -> str:
+    """A mask's options by name: the first ones always, later ones where they are not off."""
+    later = differing(spec)
+    names = (f.name for f in fields(spec) if f.name in _FIRST or f.name in later)
+    return f"{type(spec).__name__}({', '.join(f'{n}={getattr(spec, n)!r}' for n in names)})"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

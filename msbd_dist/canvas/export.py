@@ -11,6 +11,7 @@ is copied as it is compressed, and only what is edited is written anew (copy on 
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import re
@@ -69,6 +70,21 @@ class How:
     tiff: TiffWay = "auto"
     ome_zarr: OmeVersion | None = None
     allow_loss: bool | tuple[LossName, ...] = False
+
+    @classmethod
+    def of(cls, stored: str | dict[str, Any]) -> How:
+        """From what a run has kept: what differs from the defaults, by name; or, of an older run,
+        the text that Python has for all of it."""
+        if isinstance(stored, str):
+            (call,) = ast.parse(stored).body
+            assert isinstance(call, ast.Expr)
+            assert isinstance(call.value, ast.Call)
+            stored = {str(k.arg): ast.literal_eval(k.value) for k in call.value.keywords}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stored.items()
+        }
+        return cls(**values)
 
     def allows(self, loss: Loss) -> bool:
         named = () if isinstance(self.allow_loss, bool) else self.allow_loss

@@ -6,15 +6,14 @@ names are those of the Multi-Stage Blended Diffusion paper. No torch, no files.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from math import ceil
 from typing import Literal
 
 from msbd_dist.core.geometry import Box, Rect, Size, map_box, placed, round_up
+from msbd_dist.core.naming import digest_of
 from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Family, Method
 from msbd_dist.core.tiling import Grid, batches, planned
@@ -207,8 +206,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """A short name of this plan: equal plans have equal digests, in any process."""
-        text = json.dumps(asdict(self), sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest_of(self)
 
 
 def reach(stage: Stage) -> Box:
