@@ -30,8 +30,8 @@ from torch import Tensor
 from benchmarks.machine import describe_machine
 from msbd_dist.batch.record import package_versions, peak_memory_mb
 from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings
+from msbd_dist.core.gang import Alone
 from msbd_dist.core.levels import level_at
-from msbd_dist.core.reduction import Alone
 from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Family, ModelSpec
 from msbd_dist.models.bundle import Models, load

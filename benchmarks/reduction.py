@@ -27,7 +27,7 @@ import torch.distributed as dist
 
 from benchmarks.machine import describe_machine
 from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings, Params
-from msbd_dist.core.reduction import Sum, Team
+from msbd_dist.core.gang import Sum, Team
 from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Reduction
 from msbd_dist.fleet.collective import Formation, Gang

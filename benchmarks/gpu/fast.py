@@ -19,7 +19,7 @@ from benchmarks.speed import final as final_stage
 from benchmarks.speed.edit import Prepared, prepare
 from msbd_dist.batch.worker import TaskWorker
 from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings
-from msbd_dist.core.reduction import Alone
+from msbd_dist.core.gang import Alone
 from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Method
 from msbd_dist.models.bundle import Models

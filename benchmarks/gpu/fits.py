@@ -20,7 +20,7 @@ from benchmarks.gpu.bench import Bench, Found, check, checking, short, told
 from benchmarks.gpu.edits import NAME, edited, models_are_kept
 from msbd_dist.batch import worker
 from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings, Params
-from msbd_dist.core.reduction import Alone
+from msbd_dist.core.gang import Alone
 from msbd_dist.core.rounds import Rounds
 from msbd_dist.fleet.collective import Backend, Formation, Gang, GangBroken, Links, connect, let_go
 from msbd_dist.models.bundle import Models

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.bench import Bench, Found, short
+from msbd_dist.core.gang import Alone
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.models.card import resolve
 from msbd_dist.tiny.train.command import MOST_DRAWING, PARTS, Job, build, prepare
-from msbd_dist.tiny.train.loop import Team, Trainer
+from msbd_dist.tiny.train.loop import Trainer
 from msbd_dist.tiny.train.settings import SETTINGS, Settings
 
 DRAWING = min(MOST_DRAWING, os.cpu_count() or 1)  # processes, in a whole training
@@ -83,9 +84,9 @@ def _measured(bench: Bench, part: str, settings: Settings, work: Path) -> Found:
     began = time.perf_counter()
     prepare(job)
     drawing = time.perf_counter() - began
-    trainer = Trainer(build(job), job.folder, torch.device("cuda"), Team())
+    trainer = Trainer(build(job), job.folder, torch.device("cuda"))
     for _ in range(1 if bench.dry else WARM):
-        trainer.advance()
+        trainer.advance(Alone())
     steps, seconds, loss = _steps(trainer, 0.0 if bench.dry else SECONDS)
     weights = sum(weight.numel() for weight in trainer.weights)
     return {
@@ -104,7 +105,7 @@ def _steps(trainer: Trainer, least: float) -> tuple[int, float, float]:
     torch.cuda.synchronize()
     began, steps, loss = time.perf_counter(), 0, 0.0
     while not steps or time.perf_counter() - began < least:
-        loss = trainer.advance()  # waits for the card
+        loss = trainer.advance(Alone())  # waits for the card
         steps += 1
     return steps, time.perf_counter() - began, loss
 

@@ -31,8 +31,8 @@ from msbd_dist.core.decoder import (
     Params,
     segment_loss,
 )
+from msbd_dist.core.gang import Alone
 from msbd_dist.core.geometry import Box, Rect, Size
-from msbd_dist.core.reduction import Alone
 from msbd_dist.core.rounds import Part, Rounds
 from msbd_dist.core.spec import Method, ModelSpec
 from msbd_dist.core.tiling import Grid

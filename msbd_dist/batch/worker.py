@@ -56,11 +56,11 @@ from msbd_dist.core.compose import (
     stage_view,
 )
 from msbd_dist.core.decoder import ALIKE, Decode, DecoderFit, FitSegment, FitSettings, Params, shown
+from msbd_dist.core.gang import Alone, Team, from_time_to_time
 from msbd_dist.core.geometry import Box, Rect, Size
 from msbd_dist.core.levels import Level
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.plan import SR_HALO, Plan, Stage, Task
-from msbd_dist.core.reduction import Alone, Team
 from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.sampling import Noise, blended_diffusion
 from msbd_dist.core.spec import ModelSpec
@@ -547,15 +547,17 @@ class Checkpoint:
 
     def keep(self, fit: DecoderFit, saves: bool) -> Callable[[int], None]:
         """Called after each turn: saves the fit, if it is to, when it was last saved long ago."""
-        saved = time.monotonic()
 
-        def on_turn(_: int) -> None:
-            nonlocal saved
+        def write() -> None:
+            state = {k: v.cpu().contiguous() for k, v in fit.state().items()}
+            self._files.write(self._name, save(state))
+
+        keep = from_time_to_time(CHECKPOINT_SECONDS, write)
+
+        def on_turn(turn: int) -> None:
             self._beat()
-            if saves and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                state = {k: v.cpu().contiguous() for k, v in fit.state().items()}
-                self._files.write(self._name, save(state))
-                saved = time.monotonic()
+            if saves:
+                keep(turn)
 
         return on_turn
 

@@ -35,7 +35,8 @@ from typing import Any
 
 import torch
 
-from msbd_dist.core.reduction import GradientSum, Team
+from msbd_dist.core.gang import State, Team, carry_on
+from msbd_dist.core.reduction import GradientSum
 from msbd_dist.core.rounds import Part, Rounds
 from msbd_dist.core.spec import Method, Reduction
 
@@ -124,8 +125,8 @@ class FitSettings:
 class DecoderFit:
     """A decoder on its way from the pretrained weights to the tuned ones.
 
-    It can be taken up by one team after another: `run` goes on from the furthest step that any
-    member has, and leaves a state that is worth keeping whenever it raises.
+    It can be taken up by one team after another: `run` goes on from the furthest turn that any
+    member has, and leaves a state that is worth keeping whenever it raises (`core.gang.Turns`).
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class DecoderFit:
         self._held: dict[int, FitSegment] = {}  # segments that were needed here
         self._areas: Areas | None = None
         self._outside: list[float] = []  # of each segment, its area outside the mask
+        self._gradient: GradientSum | None = None  # of a turn, for the team that is at work
         self.turn = 0  # Adam steps so far
         self._losses: list[float] = []  # of each turn
 
@@ -163,24 +165,36 @@ class DecoderFit:
         ``on_turn`` is told the number of finished turns. Raises what the team raises when it
         breaks, and ArithmeticError where the loss is not finite.
         """
-        self._optimizer.zero_grad(set_to_none=True)  # of a pass that has failed
-        self._agree(team)
-        self._count_areas(team)
-        gradient = GradientSum(self._weights, self.settings.reduction)
-        while self.turn < self.rounds.steps:
-            part = self.rounds.part(self.turn, self._outside)
-            self._accumulate(gradient, part[team.rank :: team.size], team)
-            gradients, loss = gradient.total(team)
-            self._step(gradients, loss)
-            if on_turn is not None:
-                on_turn(self.turn)
+        carry_on(self, team, on_turn=on_turn)
         return {k: v.detach() for k, v in self.params.items()}
 
     def use(self, decode: Decode) -> None:
         """Go on with another function of the same results."""
         self._decode = decode
 
-    # -- one turn ----------------------------------------------------------------------------------
+    # -- turns -------------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> int:
+        return self.rounds.steps
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        numel = sum(weight.numel() for weight in self._weights)
+        return numel, self.rounds.segments, self.rounds.steps
+
+    def begin(self, team: Team) -> None:
+        """Forget a turn that has failed, and share the segments anew."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self._count_areas(team)
+        self._gradient = GradientSum(self._weights, self.settings.reduction)
+
+    def advance(self, team: Team) -> None:
+        """One Adam step over the turn's segments, each of which one member looks at."""
+        assert self._gradient is not None
+        part = self.rounds.part(self.turn, self._outside)
+        self._accumulate(self._gradient, part[team.rank :: team.size], team)
+        self._step(*self._gradient.total(team))
 
     def _accumulate(self, gradient: GradientSum, parts: Sequence[Part], team: Team) -> None:
         """Add the gradients of these segments; the last one's are sent as they come."""
@@ -228,26 +242,6 @@ class DecoderFit:
         self.turn += 1
         self._losses.append(loss)
 
-    # -- teams -------------------------------------------------------------------------------------
-
-    def _agree(self, team: Team) -> None:
-        """The same fit everywhere, at the furthest turn of any member."""
-        numel = sum(weight.numel() for weight in self._weights)
-        rounds = self.rounds
-        mine = torch.tensor([numel, rounds.segments, rounds.steps, self.turn, -1])
-        mine[4] = -self.turn
-        ends = torch.stack([mine, -mine])
-        team.max(ends)
-        if not torch.equal(ends[0, :3], -ends[1, :3]):
-            raise RuntimeError("the processes of a gang were given different fits")
-        newest, oldest = int(ends[0, 3]), int(-ends[0, 4])
-        if newest == oldest:
-            return
-        root = torch.tensor([team.size - team.rank if self.turn == newest else 0])
-        team.max(root)
-        state = self.state() if self.turn == newest else None
-        self.restore(_sent(state, numel, newest, team, team.size - int(root)))
-
     def _count_areas(self, team: Team) -> None:
         """Count the area of all segments, each process that of every ``size``-th one.
 
@@ -278,8 +272,8 @@ class DecoderFit:
 
     # -- states ------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Everything that decides how the fit goes on: weights, Adam's moments, losses."""
+    def state(self) -> State:
+        """Weights, Adam's moments, losses."""
         moments = [self._optimizer.state[weight] for weight in self._weights]
         rows = [[w.detach() for w in self._weights]]
         for name in ("exp_avg", "exp_avg_sq"):
@@ -289,7 +283,12 @@ class DecoderFit:
         flat = torch.stack([torch.cat([t.flatten() for t in row]) for row in rows])
         return {"weights": flat, "losses": torch.tensor(self._losses, dtype=torch.float64)}
 
-    def restore(self, state: dict[str, torch.Tensor]) -> None:
+    def blank(self, turn: int) -> State:
+        """Of the shapes that `state` has after so many turns."""
+        numel = sum(weight.numel() for weight in self._weights)
+        return {"weights": torch.empty(3, numel), "losses": torch.empty(turn, dtype=torch.float64)}
+
+    def restore(self, state: State) -> None:
         """Go on from what `state` gave, here or in another process, wherever its tensors lie.
 
         ValueError, and nothing changed, where that is not the state of such a fit.
@@ -311,7 +310,7 @@ class DecoderFit:
                 self._optimizer.state[weight] = kept
 
 
-def _require_state(state: dict[str, torch.Tensor], numel: int, most_turns: int) -> None:
+def _require_state(state: State, numel: int, most_turns: int) -> None:
     shapes = {name: tuple(values.shape) for name, values in state.items()}
     turns = len(state["losses"]) if len(shapes.get("losses", ())) == 1 else most_turns + 1
     if shapes != {"weights": (3, numel), "losses": (turns,)} or turns > most_turns:
@@ -321,17 +320,3 @@ def _require_state(state: dict[str, torch.Tensor], numel: int, most_turns: int) 
         )
     if not all(bool(values.isfinite().all()) for values in state.values()):
         raise ValueError("the state of a fit: it is not finite")
-
-
-def _sent(
-    state: dict[str, torch.Tensor] | None, numel: int, turns: int, team: Team, root: int
-) -> dict[str, torch.Tensor]:
-    """The state of process ``root``, in every process."""
-    if state is None:
-        state = {
-            "weights": torch.empty(3, numel),
-            "losses": torch.empty(turns, dtype=torch.float64),
-        }
-    for values in state.values():
-        team.send(values, root)
-    return state

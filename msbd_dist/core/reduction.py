@@ -12,65 +12,17 @@ beyond all reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from msbd_dist.core.gang import Sum, Team
 from msbd_dist.core.spec import Reduction
 
 _UNIT = 2.0**-44  # of the fixed point, far below any gradient of a mean loss that matters
 _LARGEST = 2.0**8  # of a segment; 2,000 segments of this size still fit into 64 bits
 _EXTRA = 2  # elements after the gradient: loss, bad segments
 BUCKET = 1 << 22  # elements that are reduced in one message
-
-
-class Sum(Protocol):
-    """A reduction on its way; `wait` returns when the buffer holds the sum."""
-
-    def wait(self) -> None: ...
-
-
-class Team(Protocol):
-    """The processes that share one computation; this one is number ``rank`` of ``size``.
-
-    Every process must make the same calls in the same order. All change the tensor in place.
-    """
-
-    rank: int
-    size: int
-
-    def start_sum(self, values: Tensor) -> Sum:
-        """Begin to sum over all processes."""
-        ...
-
-    def max(self, values: Tensor) -> None:
-        """The greatest of each element."""
-        ...
-
-    def send(self, values: Tensor, root: int) -> None:
-        """What ``root`` has, for all."""
-        ...
-
-
-class _Done:
-    def wait(self) -> None:
-        return None
-
-
-class Alone:
-    """A team of one."""
-
-    rank, size = 0, 1
-
-    def start_sum(self, values: Tensor) -> Sum:
-        return _Done()
-
-    def max(self, values: Tensor) -> None:
-        return None
-
-    def send(self, values: Tensor, root: int) -> None:
-        return None
 
 
 class GradientSum:

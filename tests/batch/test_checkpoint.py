@@ -12,7 +12,7 @@ from safetensors.torch import save
 from msbd_dist.batch.worker import Checkpoint
 from msbd_dist.canvas.files import LocalFiles
 from msbd_dist.core.decoder import DecoderFit, FitSegment, FitSettings, Params
-from msbd_dist.core.reduction import Alone
+from msbd_dist.core.gang import Alone
 from msbd_dist.core.rounds import Rounds
 
 NAME = "tuned-2.checkpoint"

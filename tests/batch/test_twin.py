@@ -19,8 +19,8 @@ from benchmarks.gpu.fits import small_fit
 from benchmarks.gpu.twin import CARD, HOST, RAISING, MixedDevices, Twin
 from msbd_dist.batch.run import RunResult, run_manifest
 from msbd_dist.core.decoder import DecoderFit, Params
+from msbd_dist.core.gang import Alone, Sum
 from msbd_dist.core.geometry import Size
-from msbd_dist.core.reduction import Alone, Sum
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.models.bundle import Models, load, make_deterministic
 from msbd_dist.models.card import resolve

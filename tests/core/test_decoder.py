@@ -22,7 +22,7 @@ from msbd_dist.core.decoder import (
     segment_loss,
     shown,
 )
-from msbd_dist.core.reduction import Alone, Team
+from msbd_dist.core.gang import Alone, Team
 from msbd_dist.core.rounds import Rounds
 
 

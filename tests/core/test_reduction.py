@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from msbd_dist.core.decoder import DecoderFit, FitSettings, Params
-from msbd_dist.core.reduction import Alone, GradientSum, Sum
+from msbd_dist.core.gang import Alone, Sum
+from msbd_dist.core.reduction import GradientSum
 from msbd_dist.core.rounds import Rounds
 from msbd_dist.core.spec import Reduction
 from tests.core.test_decoder import NET, segment, weights
@@ -155,7 +156,7 @@ def test_a_state_is_taken_up_where_it_was_left() -> None:
 
 
 def test_a_team_with_different_fits_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="different fits"):
+    with pytest.raises(RuntimeError, match="different computations"):
         run([new_fit(), new_fit(rounds=Rounds(5, 5, 5))])
 
 

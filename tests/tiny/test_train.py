@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from msbd_dist.core.gang import Alone
 from msbd_dist.core.levels import level_at
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ModelError
@@ -26,7 +27,7 @@ from msbd_dist.models.card import resolve
 from msbd_dist.tiny.scenes import Scene
 from msbd_dist.tiny.train import clip, command, data, unet, upscaler, vae
 from msbd_dist.tiny.train.command import Job, prepare, train
-from msbd_dist.tiny.train.loop import Part, Team, Trainer, learning_rate
+from msbd_dist.tiny.train.loop import Part, Trainer, learning_rate
 from msbd_dist.tiny.train.settings import (
     NATIVE,
     SETTINGS,
@@ -97,7 +98,7 @@ def part_of(name: str, work: Path) -> Part:
 def test_each_part_learns_in_a_few_steps(name: str, family: Path, tmp_path: Path) -> None:
     (tmp_path / "family").symlink_to(family)
     part = part_of(name, tmp_path)
-    trainer = Trainer(part, tmp_path, torch.device("cpu"), Team())
+    trainer = Trainer(part, tmp_path, torch.device("cpu"))
 
     def loss() -> float:
         with torch.no_grad():
@@ -105,7 +106,7 @@ def test_each_part_learns_in_a_few_steps(name: str, family: Path, tmp_path: Path
 
     before = loss()
     while not trainer.finished:
-        trainer.advance()
+        trainer.advance(Alone())
     assert loss() < 0.98 * before
 
 
@@ -133,9 +134,9 @@ def test_nothing_of_this_machine_is_written(family: Path) -> None:
 
 
 def weights(work: Path, part: str = "upscaler") -> dict[str, torch.Tensor]:
-    state = torch.load(work / part / "checkpoint.pt", weights_only=True)
-    assert state["step"] == QUICK.upscaler.recipe.steps
-    return state["module"]
+    state = load_file(work / part / "checkpoint.safetensors")
+    assert state["turn"] == QUICK.upscaler.recipe.steps
+    return {name: value for name, value in state.items() if name.startswith("module.")}
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -159,7 +160,7 @@ def test_two_processes_do_what_one_does(uninterrupted: Path, tmp_path: Path) -> 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
-    checkpoint = tmp_path / "upscaler" / "checkpoint.pt"
+    checkpoint = tmp_path / "upscaler" / "checkpoint.safetensors"
     process = get_context("spawn").Process(target=train, args=(job(tmp_path, "upscaler"),))
     process.start()
     while not checkpoint.exists():
@@ -168,7 +169,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    killed_at = torch.load(checkpoint, weights_only=True)["step"]
+    killed_at = int(load_file(checkpoint)["turn"])
     assert 0 < killed_at < QUICK.upscaler.recipe.steps
     assert train(job(tmp_path, "upscaler"))
     assert_equal(weights(tmp_path), weights(uninterrupted))
@@ -183,7 +184,7 @@ def test_a_killed_command_leaves_nobody_training(tmp_path: Path) -> None:
     endless_job = job(tmp_path, "upscaler", settings=settings, processes=2)
     process = get_context("spawn").Process(target=train, args=(endless_job,))
     process.start()
-    checkpoint = tmp_path / "upscaler" / "checkpoint.pt"
+    checkpoint = tmp_path / "upscaler" / "checkpoint.safetensors"
     while not checkpoint.exists():
         assert process.is_alive()
         time.sleep(0.01)

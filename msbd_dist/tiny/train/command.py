@@ -24,10 +24,11 @@ from threading import Thread
 import torch
 import torch.multiprocessing as mp
 
+from msbd_dist.core.gang import Alone, Team
 from msbd_dist.core.threads import intra_op_threads
 from msbd_dist.errors import ModelError
 from msbd_dist.tiny.train import clip, unet, upscaler, vae
-from msbd_dist.tiny.train.loop import Pace, Part, Team, Trainer
+from msbd_dist.tiny.train.loop import Pace, Part, Processes, Trainer
 from msbd_dist.tiny.train.settings import SETTINGS, Settings
 
 log = logging.getLogger(__name__)
@@ -104,17 +105,18 @@ def _process(rank: int, job: Job, meeting: Path) -> None:
     _log_to_stderr()
     _end_with_parent()
     _keep_memory()
-    team = Team(rank, job.processes)
-    team.join(meeting)
+    team: Team = Alone()
+    if job.processes > 1:
+        team = Processes(rank, job.processes, meeting)
     pace = Pace(
         checkpoint_seconds=job.settings.checkpoint_seconds,
         report_seconds=job.settings.report_seconds,
         deadline=job.deadline,
     )
     with intra_op_threads(1):
-        trainer = Trainer(build(job), job.folder, torch.device(job.device), team)
-        trainer.run(pace)
-        if trainer.finished and team.leads:
+        trainer = Trainer(build(job), job.folder, torch.device(job.device))
+        trainer.run(pace, team)
+        if trainer.finished and team.rank == 0:
             trainer.averaged().write(job.family)
             (job.folder / "finished").touch()
 
@@ -160,6 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ModelError as error:
             log.error("%s", error)
             return error.exit_code
+        except ArithmeticError as error:
+            log.error("%s: %s; the last checkpoint is in %s", name, error, job.folder)
+            return 1
         if not finished:
             log.info("%s is not finished: say the same again to go on", name)
             return 0

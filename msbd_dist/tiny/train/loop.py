@@ -4,7 +4,7 @@ A step draws its pictures from (seed, step, shard) alone, so that nothing random
 steps. Each shard of the batch yields a gradient, the shards' gradients are averaged, and every
 process takes the same optimizer step; two processes therefore do what one does. A checkpoint holds
 weights, optimizer and averaged weights: a killed training goes on from the last one and repeats
-what an uninterrupted one does.
+what an uninterrupted one does. The steps are the turns of `core.gang`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from math import cos, pi
@@ -22,11 +23,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from msbd_dist.core.gang import State, Sum, Team, carry_on, from_time_to_time
+from msbd_dist.core.reduction import GradientSum
 from msbd_dist.tiny.train.settings import Recipe
 
 log = logging.getLogger(__name__)
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
 
 
 class Part(Protocol):
@@ -45,37 +51,36 @@ class Part(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Team:
-    """The processes that train together; this one is number ``rank``."""
+class Processes:
+    """A team of the processes that were started together, over gloo."""
 
-    rank: int = 0
-    count: int = 1
-
-    @property
-    def leads(self) -> bool:
-        return self.rank == 0
-
-    def shares(self, shards: int) -> range:
-        """The shards that fall to this process."""
-        return range(self.rank, shards, self.count)
-
-    def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
-        if self.count > 1:
-            dist.all_reduce(values)
-        return values
-
-    def join(self, meeting: Path) -> None:
+    def __init__(self, rank: int, size: int, meeting: Path) -> None:
         """Waits for the others at the file ``meeting``."""
-        if self.count > 1:
-            dist.init_process_group(
-                "gloo",
-                init_method=f"file://{meeting}",
-                rank=self.rank,
-                world_size=self.count,
-                timeout=timedelta(hours=1),
-            )
+        self.rank, self.size = rank, size
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{meeting}",
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(hours=1),
+        )
+
+    def start_sum(self, values: Tensor) -> Sum:
+        return _Work(dist.all_reduce(values, async_op=True))
+
+    def max(self, values: Tensor) -> None:
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+
+    def send(self, values: Tensor, root: int) -> None:
+        dist.broadcast(values, root)
+
+
+class _Work:
+    def __init__(self, work: Any) -> None:
+        self._work = work
+
+    def wait(self) -> None:
+        self._work.wait()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +91,15 @@ class Pace:
     report_seconds: float
     deadline: float | None = None  # on time.monotonic()'s clock
 
+    def is_over(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
 
 class Trainer:
-    """A part on its way through its recipe."""
+    """A part on its way through its recipe: each turn is a step (`core.gang.Turns`)."""
 
-    def __init__(self, part: Part, folder: Path, device: torch.device, team: Team) -> None:
-        self.part, self.recipe, self.team = part, part.recipe, team
+    def __init__(self, part: Part, folder: Path, device: torch.device) -> None:
+        self.part, self.recipe = part, part.recipe
         self.device, self.folder = device, folder
         self.module = part.module.to(device).train()
         self.weights = [p for p in self.module.parameters() if p.requires_grad]
@@ -106,55 +114,30 @@ class Trainer:
             fused=True,
         )
         self.average = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
-        self.step = 0
-        if self.checkpoint.exists():
-            self._load(torch.load(self.checkpoint, map_location=device, weights_only=True))
+        self.turn = 0
+        self._gradient = GradientSum(self.weights, "fast")
+        self._losses: list[float] = []  # of the steps since the last checkpoint
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.folder / "checkpoint.safetensors"
 
     @property
     def finished(self) -> bool:
-        return self.step >= self.recipe.steps
+        return self.turn >= self.last
 
-    def run(self, pace: Pace) -> None:
+    def run(self, pace: Pace, team: Team) -> None:
         """Steps until the recipe ends or the deadline has passed; saves on the way and at the end.
 
-        The loss of every step goes to ``losses.jsonl``.
+        The first process of the team reads the checkpoint, saves and reports; the loss of every
+        step goes to ``losses.jsonl``. ArithmeticError where a loss or a gradient is not finite.
         """
-        saved = reported = started = time.monotonic()
-        first, losses = self.step, []
-        while not self.finished and not self._late(pace.deadline):
-            losses.append(self.advance())
-            now = time.monotonic()
-            if now - reported > pace.report_seconds or self.finished:
-                self._report(losses[-50:], (now - started) / (self.step - first))
-                reported = now
-            if now - saved > pace.checkpoint_seconds:
-                self.save(losses)
-                losses, saved = [], now
-        self.save(losses)
-
-    def advance(self) -> float:
-        """One step; returns the loss of the whole batch."""
-        recipe, shards = self.recipe, self.recipe.shards
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        for shard in self.team.shares(shards):
-            rng = np.random.default_rng((recipe.seed, self.step, shard))
-            with torch.autocast(self.device.type, torch.bfloat16):
-                loss = self.part.loss(rng, recipe.batch // shards)
-            (loss / shards).backward()
-            total += loss.detach() / shards
-        summed = self._share_gradients(total)
-        nn.utils.clip_grad_norm_(self.weights, recipe.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, self.step)
-        self.optimizer.step()
-        self.step += 1
-        self._update_average()
-        return summed
+        if team.rank == 0 and self.checkpoint.exists():
+            self.restore(load_file(self.checkpoint))
+        on_turn = self._on_turn(pace) if team.rank == 0 else None
+        carry_on(self, team, on_turn=on_turn, stop=pace.is_over if pace.deadline else None)
+        if team.rank == 0:
+            self.save()
 
     def averaged(self) -> Part:
         """The part with its averaged weights in place, ready to be written."""
@@ -162,68 +145,126 @@ class Trainer:
             self.module.load_state_dict(self.average)
         return self.part
 
-    def save(self, losses: list[float]) -> None:
+    def save(self) -> None:
         """Writes a checkpoint, and the losses since the last one."""
-        if self.team.leads and losses:
-            state = {
-                "step": self.step,
-                "module": self.module.state_dict(),
-                "average": self.average,
-                "optimizer": self.optimizer.state_dict(),
-            }
-            fresh = self.checkpoint.with_suffix(".new")
-            torch.save(state, fresh)
-            with (self.folder / "losses.jsonl").open("a") as lines:
-                for step, loss in enumerate(losses, self.step - len(losses)):
-                    lines.write(json.dumps({"step": step, "loss": round(loss, 6)}) + "\n")
-            os.replace(fresh, self.checkpoint)
+        if not self._losses:
+            return
+        fresh = self.checkpoint.with_suffix(".new")
+        save_file({k: v.detach().cpu().clone() for k, v in self.state().items()}, fresh)
+        with (self.folder / "losses.jsonl").open("a") as lines:
+            for step, loss in enumerate(self._losses, self.turn - len(self._losses)):
+                lines.write(json.dumps({"step": step, "loss": round(loss, 6)}) + "\n")
+        os.replace(fresh, self.checkpoint)
+        self._losses = []
 
-    def _load(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average = state["average"]
+    def _on_turn(self, pace: Pace) -> Callable[[int], None]:
+        started, first = time.monotonic(), self.turn
+        save = from_time_to_time(pace.checkpoint_seconds, self.save)
 
-    def _late(self, deadline: float | None) -> bool:
-        """Whether any process finds that time is up, so that all stop at the same step."""
-        if deadline is None:
-            return False
-        late = torch.tensor(float(time.monotonic() > deadline))
-        return bool(self.team.total(late) > 0)
+        def report() -> None:
+            self._report((time.monotonic() - started) / (self.turn - first))
 
-    def _share_gradients(self, loss: Tensor) -> float:
-        """Sums the processes' gradients in one message; returns the summed loss."""
-        if self.team.count == 1:
-            return float(loss)
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.weights]
-        flat = torch.cat([g.flatten() for g in gradients] + [loss.view(1)])
-        self.team.total(flat)
-        sizes = [p.numel() for p in self.weights]
-        for weight, part in zip(self.weights, flat[:-1].split(sizes), strict=True):
-            weight.grad = part.view_as(weight)
-        return float(flat[-1])
+        tell = from_time_to_time(pace.report_seconds, report)
+
+        def on_turn(turn: int) -> None:
+            tell(turn)
+            save(turn)
+
+        return on_turn
+
+    # -- turns -------------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> int:
+        return self.recipe.steps
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        return self.recipe.seed, self.recipe.steps, sum(weight.numel() for weight in self.weights)
+
+    def begin(self, team: Team) -> None:
+        self._gradient = GradientSum(self.weights, "fast")
+
+    def advance(self, team: Team) -> float:
+        """One step; returns the loss of the whole batch."""
+        recipe, shards = self.recipe, self.recipe.shards
+        for shard in range(team.rank, shards, team.size):
+            rng = np.random.default_rng((recipe.seed, self.turn, shard))
+            with torch.autocast(self.device.type, torch.bfloat16):
+                loss = self.part.loss(rng, recipe.batch // shards) / shards
+            loss.backward()
+            self._gradient.add_loss(loss.detach())
+            for index, weight in enumerate(self.weights):
+                if weight.grad is not None:
+                    self._gradient.add(index, weight.grad)
+            self.optimizer.zero_grad(set_to_none=True)
+        gradients, summed = self._gradient.total(team)
+        for weight, gradient in zip(self.weights, gradients, strict=True):
+            weight.grad = gradient
+        nn.utils.clip_grad_norm_(self.weights, recipe.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, self.turn)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.turn += 1
+        self._update_average()
+        self._losses.append(summed)
+        return summed
+
+    def state(self) -> State:
+        """Weights and buffers, their averages, AdamW's moments, and the step."""
+        module = {f"module.{name}": value for name, value in self.module.state_dict().items()}
+        average = {f"average.{name}": value for name, value in self.average.items()}
+        return {**module, **average, **self._moments(), "turn": torch.tensor(self.turn)}
+
+    def _moments(self) -> dict[str, Tensor]:
+        kept = self.optimizer.state
+        return {
+            f"{name}.{index}": kept[weight].get(name, torch.zeros_like(weight))
+            for name in MOMENTS
+            for index, weight in enumerate(self.weights)
+        }
+
+    def blank(self, turn: int) -> State:
+        return {name: torch.empty_like(value) for name, value in self.state().items()}
+
+    def restore(self, state: State) -> None:
+        shapes = {name: value.shape for name, value in self.state().items()}
+        if shapes != {name: value.shape for name, value in state.items()}:
+            raise ValueError("the state of another training")
+        self.turn = int(state["turn"])
+        self.module.load_state_dict(_below("module.", state))
+        self.average = {k: v.to(self.device) for k, v in _below("average.", state).items()}
+        for index, weight in enumerate(self.weights):
+            moments = {name: state[f"{name}.{index}"].to(self.device) for name in MOMENTS}
+            step = torch.tensor(float(self.turn), device=self.device)
+            self.optimizer.state[weight] = {"step": step, **moments}
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        decay = min(self.recipe.ema, (1 + self.turn) / (10 + self.turn))
         for name, value in self.module.state_dict().items():
             if value.is_floating_point():
                 self.average[name].lerp_(value, 1 - decay)
             else:
                 self.average[name].copy_(value)
 
-    def _report(self, losses: list[float], seconds: float) -> None:
-        if self.team.leads:
-            left = timedelta(seconds=round((self.recipe.steps - self.step) * seconds))
-            log.info(
-                "%s  step %d of %d  loss %.4f  %.2f s a step  %s left",
-                self.part.name,
-                self.step,
-                self.recipe.steps,
-                float(np.mean(losses)),
-                seconds,
-                left,
-            )
+    def _report(self, seconds: float) -> None:
+        left = timedelta(seconds=round((self.last - self.turn) * seconds))
+        log.info(
+            "%s  step %d of %d  loss %.4f  %.2f s a step  %s left",
+            self.part.name,
+            self.turn,
+            self.last,
+            float(np.mean(self._losses[-50:])),
+            seconds,
+            left,
+        )
+
+
+def _below(prefix: str, state: State) -> dict[str, Tensor]:
+    """What is named so, without the prefix."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
