@@ -19,6 +19,7 @@ from benchmarks.gpu import page, right, sizes
 from benchmarks.gpu.bench import Bench, Found, fits
 from benchmarks.gpu.parts import PARTS, Runner, chosen
 from benchmarks.gpu.twin import MEMORY, Twin
+from msbd_dist.core.levels import Level
 from msbd_dist.models.latent import LatentModel
 
 ROOT = Path(__file__).parents[1]
@@ -76,8 +77,8 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Change], None]]
     predict = LatentModel._predict
 
     def planted(change: Change) -> None:
-        def changed(self: LatentModel, z: Tensor, t: int, text: Tensor) -> Tensor:
-            return change(self, predict(self, z, t, text))
+        def changed(self: LatentModel, z: Tensor, level: Level, text: Tensor) -> Tensor:
+            return change(self, predict(self, z, level, text))
 
         monkeypatch.setattr(LatentModel, "_predict", changed)
 

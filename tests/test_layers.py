@@ -50,7 +50,7 @@ THIRD_PARTY = {
     },
     "tiny/evaluate": {"numpy", "PIL", "scipy", "torch", "open_clip", "cv2"},
 }
-TORCH_IN_CORE = {"noise.py", "sampling.py", "decoder.py", "reduction.py", "threads.py"}
+TORCH_IN_CORE = {"gang.py", "noise.py", "sampling.py", "decoder.py", "reduction.py", "threads.py"}
 
 
 def imports(path: Path) -> set[str]:

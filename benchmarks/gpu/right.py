@@ -19,6 +19,7 @@ from benchmarks.speed.edit import Prepared, prepare
 from msbd_dist.batch import worker
 from msbd_dist.batch.worker import TaskWorker
 from msbd_dist.core.decoder import DecoderFit
+from msbd_dist.core.levels import Level
 from msbd_dist.core.rounds import Part
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.fleet.retry import Attempt
@@ -67,8 +68,8 @@ def overflow(bench: Bench) -> Found:
     checks: list[Found] = []
     predict = LatentModel._predict
 
-    def overflowing(self: LatentModel, z: Tensor, t: int, text: Tensor) -> Tensor:
-        raw = predict(self, z, t, text)
+    def overflowing(self: LatentModel, z: Tensor, level: Level, text: Tensor) -> Tensor:
+        raw = predict(self, z, level, text)
         return raw if self.parts.dtype == torch.float32 else raw * torch.nan
 
     planted = mock.patch.object(LatentModel, "_predict", overflowing)

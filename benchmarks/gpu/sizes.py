@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmarks.full_size import write_folder
 from benchmarks.gpu.bench import Bench
+from msbd_dist.core.levels import Level, level_at
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
@@ -53,16 +54,20 @@ class Full:
     def words(self) -> Conditioning:
         return self.models.latent.text(PROMPT)
 
+    @cached_property
+    def level(self) -> Level:
+        return level_at(self.models.latent.alphas_cumprod, STEP)
+
     def denoise(self, px: int, batch: int, *, others: int = 0) -> Tensor:
         """One call of the UNet. ``others``: another number, other rows but the first."""
         rows = [self.latents(px, row + (others if row else 0)) for row in range(batch)]
         denoise = self.models.latent.denoiser(self.words, guidance=1.0)
-        return denoise(torch.cat(rows), STEP)
+        return denoise(torch.cat(rows), self.level)
 
     def guided(self, px: int, batch: int) -> Tensor:
         """The same with guidance: two rows for each."""
         rows = torch.cat([self.latents(px, row) for row in range(batch)])
-        return self.models.latent.denoiser(self.words, guidance=7.5)(rows, STEP)
+        return self.models.latent.denoiser(self.words, guidance=7.5)(rows, self.level)
 
     def decode(self, px: int) -> Tensor:
         return self.models.latent.decode(self.latents(px))

@@ -67,7 +67,8 @@ def sweep(
     prepared: Prepared, worker: TaskWorker, clock: Clock, rounds: int
 ) -> dict[str, dict[str, Any]]:
     """By ways and batch sizes: seconds, the share outside model calls, seconds in each model."""
-    together = Together(prepared.spec)
+    spec = prepared.spec
+    together = Together(spec.run, spec.models, spec.threads)
     together._models = worker._models
     cpu = worker._models.device.type == "cpu"
     ways = {"one by one": worker, "together": together} if cpu else {"together": worker}
