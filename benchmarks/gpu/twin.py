@@ -117,6 +117,7 @@ class Twin:
     _lies: dict[int, tuple[StorageWeakRef, torch.device]] = field(default_factory=dict)
     _pinned: dict[int, StorageWeakRef] = field(default_factory=dict)
     _local: threading.local = field(default_factory=threading.local)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Twin:
@@ -171,9 +172,10 @@ class Twin:
 
     def put(self, tensor: Tensor, place: torch.device) -> None:
         storage = _storage(tensor)
-        self._lies[storage._cdata] = (StorageWeakRef(storage), place)  # keeps the address taken
-        if len(self._lies) % 4096 == 0:
-            self._lies = {key: v for key, v in self._lies.items() if not v[0].expired()}
+        with self._lock:
+            self._lies[storage._cdata] = (StorageWeakRef(storage), place)  # keeps the address taken
+            if len(self._lies) % 4096 == 0:
+                self._lies = {key: v for key, v in self._lies.items() if not v[0].expired()}
 
     def pin(self, tensor: Tensor) -> Tensor:
         with self.making(HOST):
