@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,12 @@ def test_every_file_of_tests_is_collected(pytestconfig: pytest.Config) -> None:
     files = [*ROOT.glob("tests/**/test_*.py"), *ROOT.glob("msbd_dist/**/test_*.py")]
     assert len(files) > 40
     assert [file for file in files if not is_collected(file, ROOT, pytestconfig)] == []
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest imports them by their names alone."""
+    names = Counter(file.name for file in ROOT.glob("tests/**/*.py"))
+    assert [name for name, count in names.items() if count > 1 and name != "conftest.py"] == []
 
 
 def test_every_file_of_the_project_is_linted() -> None:
