@@ -7,7 +7,7 @@ model's. The model's own [-1, 1] range and its scaling factor appear in this fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, cast
@@ -31,11 +31,24 @@ _CACHED_PROMPTS = 64
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Text embeddings ``(1, tokens, width)`` of a prompt, its negative prompt, and no words."""
+    """Text embeddings of a prompt, its negative prompt, and no words.
+
+    Each is ``(1, tokens, width)``, for all rows of a batch, or ``(B, tokens, width)``, one for each
+    row (`rows`).
+    """
 
     prompt: Tensor
     negative: Tensor
     empty: Tensor
+
+    @classmethod
+    def rows(cls, each: Sequence[Conditioning]) -> Conditioning:
+        """Of a batch whose rows have prompts of their own."""
+        return cls(
+            torch.cat([one.prompt for one in each]),
+            torch.cat([one.negative for one in each]),
+            torch.cat([one.empty for one in each]),
+        )
 
 
 class Decoder(nn.Module):
@@ -156,8 +169,9 @@ class LatentModel:
             if guidance in (0.0, 1.0):
                 raw = self._predict(z, level, cond.prompt if guidance else cond.empty)
             else:
-                pair = torch.cat([cond.negative, cond.prompt]).repeat_interleave(len(z), dim=0)
-                negative, prompt = self._predict(torch.cat([z, z]), level, pair).chunk(2)
+                pair = [text.expand(len(z), -1, -1) for text in (cond.negative, cond.prompt)]
+                both = self._predict(torch.cat([z, z]), level, torch.cat(pair))
+                negative, prompt = both.chunk(2)
                 raw = negative + guidance * (prompt - negative)
             return self._clean(z, raw, level)
 

@@ -26,7 +26,7 @@ from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import PromptError
 from msbd_dist.models.bundle import Models, load
 from msbd_dist.models.card import resolve
-from msbd_dist.models.latent import LatentModel
+from msbd_dist.models.latent import Conditioning, LatentModel
 from msbd_dist.models.learned import in_full
 from msbd_dist.models.loading import hermetic
 
@@ -149,6 +149,18 @@ def test_guidance_is_linear_between_negative_and_prompt(made: Path) -> None:
         expected = negative + s * (by[1.0] - negative)
         torch.testing.assert_close(by[s], expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(negative, by[1.0])
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 7.5])
+def test_rows_may_have_prompts_of_their_own(made: Path, guidance: float) -> None:
+    latent = loaded(made / "v").latent
+    texts = [latent.text("a red star", "a blue ring"), latent.text("a ring"), latent.text("")]
+    z = torch.randn(3, *Z.shape[1:], generator=torch.Generator().manual_seed(3))
+    level = at(latent, 500)
+    together = latent.denoiser(Conditioning.rows(texts), guidance=guidance)(z, level)
+    for row, text in enumerate(texts):
+        alone = latent.denoiser(text, guidance=guidance)(z[[row]], level)
+        torch.testing.assert_close(together[[row]], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_guidance_0_paints_no_words_whatever_the_prompts_say(made: Path) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from msbd_dist.core.compose import Floats, colour_agreement, composed, latent_mask
 from msbd_dist.core.geometry import Box
-from msbd_dist.core.levels import Level
 from msbd_dist.core.noise import Draw, NoiseField
 from msbd_dist.core.sampling import Denoiser, Noise, blended_diffusion
 from msbd_dist.core.spec import Method, ModelSpec
@@ -143,23 +142,9 @@ class Family:
 
 
 def guided(latent: LatentModel, prompts: Sequence[str], guidance: float) -> Denoiser:
-    """`LatentModel.denoiser` with a prompt for each row of the batch.
-
-    The clean latent is affine in the raw prediction, so that guiding the one guides the other.
-    """
-    texts = [latent.text(prompt) for prompt in prompts]
-    empty = texts[0].empty.expand(len(texts), -1, -1)
-    rows = Conditioning(torch.cat([text.prompt for text in texts]), empty, empty)
-    without = latent.denoiser(rows, guidance=0.0)
-    if not any(prompts):
-        return without
-    told = latent.denoiser(rows, guidance=1.0)
-
-    def denoise(z: Tensor, level: Level) -> Tensor:
-        untold = without(z, level)
-        return untold + guidance * (told(z, level) - untold)
-
-    return denoise
+    """A denoiser with a prompt for each row of the batch."""
+    texts = Conditioning.rows([latent.text(prompt) for prompt in prompts])
+    return latent.denoiser(texts, guidance=guidance if any(prompts) else 0.0)
 
 
 def planes(pictures: Sequence[Image]) -> Tensor:
