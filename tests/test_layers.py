@@ -93,7 +93,7 @@ IN_BATCH = (
     {"documents", "status", "journal", "identity", "estimate", "prompts", "fits", "notes"},
     {"keys", "expand", "edits", "manifest", "reference", "starter"},
     {"record", "single", "submit", "resume"},
-    {"beside", "patch", "measures", "tiles", "look", "steps", "worker", "hire"},
+    {"latest", "beside", "patch", "measures", "tiles", "look", "steps", "worker", "hire"},
     {"foresee", "validate", "compare", "changes", "describe"},
     {"results", "page", "report"},
     {"ahead", "board", "mend", "ending"},

@@ -26,6 +26,7 @@ from safetensors.torch import save
 
 from msbd_dist.batch.beside import Beside, ReadAhead
 from msbd_dist.batch.journal import heard
+from msbd_dist.batch.latest import Latest
 from msbd_dist.batch.measures import Sides, appearance, framed, likeness, pasted, rounded
 from msbd_dist.batch.patch import Patch
 from msbd_dist.batch.record import (
@@ -131,7 +132,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Opened:
-    """An edit's stored work; tasks of one edit come in runs, so the last one is kept open."""
+    """An edit's stored work; tasks of one edit come in runs, so the latest one is kept open."""
 
     record: EditRecord
     work: Files
@@ -148,10 +149,9 @@ class TaskWorker:
         self._models: Models = load(resolve(models), device=models.device)
         if self._models.device.type == "cuda":
             make_deterministic()
-        self._full: Models | None = None  # the same in full precision, for the rest of a task
-        self._opened: dict[str, _Opened] = {}
-        self._tuned: dict[str, Params] = {}
-        self._fits: dict[str, DecoderFit] = {}  # the one that is not finished
+        self._opened = Latest[_Opened]()
+        self._tuned = Latest[Params]()
+        self._fits = Latest[DecoderFit]()  # the one that is not finished
         self._kinds: dict[str, Callable[[Scene, tuple[int, ...]], Facts]] = {
             "denoise": self._denoise,
             "decode": self._decode,
@@ -164,7 +164,7 @@ class TaskWorker:
 
         Returns the facts of its marker: of another attempt, where that was first.
         """
-        started, task, self._full = time.perf_counter(), order.task, None
+        started, task = time.perf_counter(), order.task
         with (
             store_errors(self._run.url),
             intra_op_threads(self._threads),
@@ -177,7 +177,6 @@ class TaskWorker:
             else:
                 facts = self._in_parts(scene, task, attempt.parts)
             beside.flush()
-        self._full = None
         facts |= {
             "attempt": attempt.name,
             "stored": scene.canvas.digests,
@@ -224,20 +223,14 @@ class TaskWorker:
             if self._models.dtype == torch.float32:
                 raise
             log.warning("%s; done again in float32", error)
-        self._full = self._full or self._models.in_float32()
-        usual, self._models = self._models, self._full
+        usual, self._models = self._models, self._models.in_float32
         try:
             return self._kinds[kind](scene, slots) | {"dtype": "float32"}
         finally:
             self._models = usual
 
     def _scene(self, order: Order, attempt: str, beat: Beat, beside: Beside) -> Scene:
-        if order.work not in self._opened:
-            work = self._run / order.work
-            record = load_edit(work)
-            picture = _source(record.spec.source) if record.direct else None
-            self._opened = {order.work: _Opened(record, work, canvas_group(work), picture)}
-        opened = self._opened[order.work]
+        opened = self._opened.get(order.work, partial(_open, self._run / order.work))
         plan = opened.record.plan
         canvas = Canvas(
             opened.group,
@@ -327,9 +320,8 @@ class TaskWorker:
         one also leaves it beside the result from time to time, for a team of newcomers.
         """
         place = f"{scene.work.url} {scene.stage.index}"
-        if place not in self._fits:
-            self._fits = {place: self._new_fit(scene, slots)}
-        fit, left = self._fits[place], Checkpoint.of(scene)
+        fit = self._fits.get(place, partial(self._new_fit, scene, slots))
+        left = Checkpoint.of(scene)
         fit.use(self._fitted_decode(scene))
         try:
             params = fit.run(team, on_turn=left.keep(fit, team.rank == 0))
@@ -343,7 +335,7 @@ class TaskWorker:
             name = tuned_name(scene.stage, scene.attempt)
             scene.work.write(name, save({k: v.cpu().contiguous() for k, v in params.items()}))
             left.remove()
-        self._fits = {}
+        self._fits.forget()
         losses = [float(f"{loss:.6g}") for loss in fit.losses]
         return {"losses": losses, "ranks": team.size}
 
@@ -407,14 +399,15 @@ class TaskWorker:
         scene.flat.append(slot)
 
     def _tuned_weights(self, scene: Scene) -> Params:
-        """The stage's tuned decoder; the last one used is kept."""
+        """The stage's tuned decoder."""
         attempt = scene.versions[f"{scene.stage.index}-fit"].of(0)
         name = tuned_name(scene.stage, attempt)
-        place = f"{scene.work.url}/{name}"
-        if place not in self._tuned:
+
+        def read() -> Params:
             stored = load_tensors(scene.work.read(name))
-            self._tuned = {place: {k: v.to(self._models.device) for k, v in stored.items()}}
-        return self._tuned[place]
+            return {k: v.to(self._models.device) for k, v in stored.items()}
+
+        return self._tuned.get(f"{scene.work.url}/{name}", read)
 
     def _compose(self, scene: Scene, numbers: tuple[int, ...]) -> Facts:
         """Segments -> chunks of the composed stage."""
@@ -585,6 +578,12 @@ def _patch(scene: Scene) -> Callable[[Box], Samples]:
         return np.repeat(grey(patch(box)), 3, axis=0)
 
     return in_grey
+
+
+def _open(work: Files) -> _Opened:
+    record = load_edit(work)
+    picture = _source(record.spec.source) if record.direct else None
+    return _Opened(record, work, canvas_group(work), picture)
 
 
 def _source(place: str) -> Picture:

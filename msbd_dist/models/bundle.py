@@ -106,9 +106,11 @@ def load(card: Card, *, device: str = "auto") -> Models:
 class Models:
     """The models of one card on one device, each part read when first used and then kept."""
 
-    def __init__(self, card: Card, choice: Choice) -> None:
+    def __init__(self, card: Card, choice: Choice, *, beside: Models | None = None) -> None:
+        """``beside``: the same in another dtype, whose parts in float32 serve here too."""
         self.card = card
         self.device, self.dtype, self.products, self.reason = choice
+        self._beside = beside
         self._upscalers: dict[UpscalerKind, Upscaler] = {}
 
     @cached_property
@@ -117,11 +119,14 @@ class Models:
         from msbd_dist.models.latent import LatentModel
         from msbd_dist.models.parts import Parts
 
-        return LatentModel(Parts(self.card, device=self.device, dtype=self.dtype))
+        beside = None if self._beside is None else self._beside.latent.parts
+        return LatentModel(Parts(self.card, device=self.device, dtype=self.dtype, beside=beside))
 
     @cached_property
     def scorer(self) -> Scorer:
         """CLIP, in float32."""
+        if self._beside is not None:
+            return self._beside.scorer
         from msbd_dist.models.rerank import load_scorer
 
         return load_scorer(self.card.clip, device=self.device)
@@ -129,6 +134,8 @@ class Models:
     @cached_property
     def lpips(self) -> Lpips | None:
         """LPIPS, where its weights are on this machine."""
+        if self._beside is not None:
+            return self._beside.lpips
         from msbd_dist.models.likeness import load_lpips
 
         return load_lpips(device=self.device)
@@ -147,9 +154,12 @@ class Models:
             )
         return self._upscalers[kind]
 
+    @cached_property
     def in_float32(self) -> Models:
-        """The same in full precision; what was read stays where it is."""
-        return Models(self.card, Choice(self.device, torch.float32, torch.float32, self.reason))
+        """The same in full precision: the weights of UNet, text encoder and upscaler are read again
+        when they are first used, and kept; the rest is shared."""
+        full = Choice(self.device, torch.float32, torch.float32, self.reason)
+        return Models(self.card, full, beside=self)
 
     def describe(self) -> str:
         """What runs where, in one line."""

@@ -31,16 +31,24 @@ _CLASSES = {
 
 
 class Parts:
-    """The parts of the model on ``card``: VAE in float32, UNet and text encoder in ``dtype``."""
+    """The parts of the model on ``card``: VAE in float32, UNet and text encoder in ``dtype``.
 
-    def __init__(self, card: Card, *, device: torch.device, dtype: torch.dtype) -> None:
+    ``beside``: the same model's in another dtype, whose VAE and tokenizer serve here too.
+    """
+
+    def __init__(
+        self, card: Card, *, device: torch.device, dtype: torch.dtype, beside: Parts | None = None
+    ) -> None:
         self.card = card
         self.device = device
         self.dtype = dtype
+        self._beside = beside
 
     @cached_property
     def vae(self) -> Any:
         """`AutoencoderKL` in float32: decoder optimization needs the precision."""
+        if self._beside is not None:
+            return self._beside.vae
         return frozen(self._load("vae", torch.float32), self.device)
 
     @cached_property
@@ -59,6 +67,8 @@ class Parts:
     @cached_property
     def tokenizer(self) -> Any:
         """`CLIPTokenizer`."""
+        if self._beside is not None:
+            return self._beside.tokenizer
         return self._load("tokenizer")
 
     @cached_property

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from msbd_dist.core.levels import level_at
 from msbd_dist.core.spec import ModelSpec
 from msbd_dist.errors import ModelError
-from msbd_dist.models.bundle import Models, _driver, choose_device, load
+from msbd_dist.models.bundle import Choice, Models, _driver, choose_device, load
 from msbd_dist.models.card import resolve
 
 
@@ -128,6 +128,18 @@ def test_loading_inside_inference_mode_gives_weights_that_can_be_tuned() -> None
     weights = latent.decoder_weights()
     latent.decode(z, weights).mean().backward()
     assert all(weight.grad is not None for weight in weights.values())
+
+
+def test_full_precision_is_read_once_and_shares_what_is_in_it_already() -> None:
+    half = Choice(torch.device("cpu"), torch.bfloat16, torch.bfloat16, "a test")
+    models = Models(resolve(ModelSpec()), half)
+    full = models.in_float32
+    assert models.in_float32 is full
+    assert (full.dtype, full.latent.parts.unet.dtype) == (torch.float32, torch.float32)
+    assert models.latent.parts.unet.dtype == torch.bfloat16
+    assert full.latent.parts.vae is models.latent.parts.vae
+    assert full.latent.parts.tokenizer is models.latent.parts.tokenizer
+    assert full.scorer is models.scorer
 
 
 def test_describe_is_one_line(bundled: Models) -> None:
