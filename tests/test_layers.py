@@ -22,6 +22,7 @@ LAYERS = {
     "batch": {"errors", "core", "canvas", "models", "fleet", "batch"},
     "cli": {"errors", "core", "canvas", "batch", "models", "cli"},
     "__init__": {"errors", "core", "batch"},
+    "__main__": {"cli"},
 }
 THIRD_PARTY = {
     "core": {"numpy", "PIL", "torch"},

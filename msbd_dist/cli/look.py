@@ -430,6 +430,10 @@ def doctor(
 
 def version() -> None:
     """Print the version."""
-    from importlib.metadata import version as installed
+    from importlib import metadata
 
-    out_console.print(installed("msbd_dist"), highlight=False)
+    try:
+        found = metadata.version("msbd_dist")
+    except metadata.PackageNotFoundError:
+        found = f"not installed: run from {Path(__file__).parents[2]}"
+    out_console.print(found, highlight=False)
