@@ -8,9 +8,10 @@ Prints what became of each case as JSON. A process of its own, for the tests' ow
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -115,6 +116,14 @@ def three_on_two() -> Any:
         return sorted(member.cards for member in there(workers)._members.values())
 
 
+def gone(host: str, port: int) -> None:
+    """Waits until nobody answers there any more: a killed actor lives a moment longer."""
+    with suppress(OSError):
+        for _ in range(600):
+            socket.create_connection((host, port), timeout=5).close()
+            time.sleep(0.05)
+
+
 def never_forms() -> Any:
     """No torch sees a GPU, so that NCCL has nothing to connect."""
     with pool(retry=RetryPolicy(deaths=1, first=0.01)) as workers:
@@ -124,6 +133,7 @@ def never_forms() -> Any:
             if again:  # they are to meet anew, and nobody is there
                 workers._met = None
                 ray.kill(workers._rendezvous)
+                gone(*workers._meeting_place())
             workers.submit("fit", ranks=2)
             sizes.append((outcome(workers).facts or {})["size"])
             trouble.append(workers.trouble)
